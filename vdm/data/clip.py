@@ -1,0 +1,116 @@
+"""What a data set hands out: one clip, and a batch of clips."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One training draw.
+
+    Attributes:
+        video: (C, F, H, W) float32 in [-1, 1]. The last `num_image_frames` entries of F are images of their own.
+        label: class index; or, where frames differ, (F,) int64; or None where there are no classes.
+        caption: text, or None where the data has no captions.
+        fps: frames per second of the clip as it is, after skipping or resampling.
+        num_image_frames: how many entries at the end of the F axis are independent images (joint training).
+    """
+
+    video: Tensor
+    label: int | Tensor | None
+    caption: str | None
+    fps: float
+    num_image_frames: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Clips of one shape, stacked.
+
+    Attributes:
+        video: (B, C, F, H, W) float32 in [-1, 1].
+        labels: (B,) int64, or (B, F) int64 where labels are per frame, or None.
+        captions: B strings, or None.
+        fps: (B,) float32.
+        num_image_frames: the same for every row.
+    """
+
+    video: Tensor
+    labels: Tensor | None
+    captions: list[str] | None
+    fps: Tensor
+    num_image_frames: int = 0
+
+    def __len__(self) -> int:
+        return self.video.shape[0]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """Returns the batch with its tensors on `device`."""
+        return dataclasses.replace(
+            self,
+            video=self.video.to(device, non_blocking=non_blocking),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=non_blocking),
+            fps=self.fps.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> Batch:
+        """Returns the batch in page-locked memory (what `DataLoader(pin_memory=True)` calls)."""
+        return dataclasses.replace(
+            self,
+            video=self.video.pin_memory(),
+            labels=None if self.labels is None else self.labels.pin_memory(),
+            fps=self.fps.pin_memory(),
+        )
+
+
+def collate(clips: Sequence[Clip]) -> Batch:
+    """Stacks clips into a batch; a `collate_fn` for `torch.utils.data.DataLoader`.
+
+    Raises:
+        ValueError: no clips; clips of different shapes; some with and some without label or caption; labels
+            per clip and per frame mixed; or different `num_image_frames`.
+    """
+    if len(clips) == 0:
+        raise ValueError("collate: at least one clip is needed, got none")
+    shapes = {tuple(clip.video.shape) for clip in clips}
+    if len(shapes) > 1:
+        raise ValueError(f"collate: clips must have one shape (C, F, H, W), got {sorted(shapes)}")
+    image_frames = {clip.num_image_frames for clip in clips}
+    if len(image_frames) > 1:
+        raise ValueError(f"collate: clips must agree on num_image_frames, got {sorted(image_frames)}")
+    captions = [clip.caption for clip in clips if clip.caption is not None]
+    if len(captions) not in (0, len(clips)):
+        raise ValueError(
+            f"collate: all clips or none must have a caption, got {len(captions)} of {len(clips)} with one"
+        )
+    return Batch(
+        video=torch.stack([clip.video for clip in clips]),
+        labels=_stack_labels(clips),
+        captions=captions or None,
+        fps=torch.tensor([clip.fps for clip in clips], dtype=torch.float32),
+        num_image_frames=image_frames.pop(),
+    )
+
+
+def _stack_labels(clips: Sequence[Clip]) -> Tensor | None:
+    labels = [clip.label for clip in clips if clip.label is not None]
+    if not labels:
+        return None
+    if len(labels) != len(clips):
+        raise ValueError(
+            f"collate: all clips or none must have a label, got {len(labels)} of {len(clips)} with one"
+        )
+    per_frame = [label for label in labels if isinstance(label, Tensor)]
+    if len(per_frame) not in (0, len(labels)):
+        raise ValueError(
+            "collate: labels must all be per clip or all per frame, "
+            f"got {len(per_frame)} of {len(labels)} per frame"
+        )
+    if per_frame:
+        return torch.stack(per_frame).to(torch.int64)
+    return torch.tensor(labels, dtype=torch.int64)
