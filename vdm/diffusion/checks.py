@@ -1,0 +1,126 @@
+"""Argument checks of the diffusion code: each raises ValueError worded `where: what is needed, got what`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+
+def check_choice(where: str, name: str, value: object, choices: Collection[str]) -> None:
+    """Require `value` to be one of the strings `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{where}: {name} must be one of {', '.join(sorted(choices))}, got {value!r}")
+
+
+def check_number(
+    where: str,
+    name: str,
+    value: object,
+    *,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    exclusive_minimum: bool = False,
+) -> None:
+    """Require `value` to be a finite Python number in [minimum, maximum] (or (minimum, maximum])."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{where}: {name} must be a finite number, got {value!r}")
+    below = value <= minimum if exclusive_minimum else value < minimum
+    if below or value > maximum:
+        interval = f"{'(' if exclusive_minimum or minimum == -math.inf else '['}{minimum:g}, {maximum:g}"
+        raise ValueError(
+            f"{where}: {name} must be in {interval}{')' if maximum == math.inf else ']'}, got {value!r}"
+        )
+
+
+def check_integer(
+    where: str, name: str, value: object, *, minimum: int | None = None, maximum: int | None = None
+) -> None:
+    """Require `value` to be a Python int (not a bool) in [minimum, maximum]."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{where}: {name} must be an integer, got {value!r}")
+    if minimum is not None and value < minimum:
+        raise ValueError(f"{where}: {name} must be at least {minimum}, got {value}")
+    if maximum is not None and value > maximum:
+        raise ValueError(f"{where}: {name} must be at most {maximum}, got {value}")
+
+
+def check_bool(where: str, name: str, value: object) -> None:
+    """Require `value` to be a Python bool."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{where}: {name} must be True or False, got {value!r}")
+
+
+def check_callable(where: str, name: str, value: object) -> None:
+    """Require `value` to be callable."""
+    if not callable(value):
+        raise ValueError(f"{where}: {name} must be callable, got {type(value).__name__}")
+
+
+def check_floating(where: str, name: str, value: object) -> None:
+    """Require `value` to be a floating-point tensor."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{where}: {name} must be a torch.Tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise ValueError(f"{where}: {name} must have a floating-point dtype, got {value.dtype}")
+
+
+def check_batched(where: str, name: str, value: object) -> None:
+    """Require `value` to be a floating-point tensor with a batch axis, (B, ...)."""
+    check_floating(where, name, value)
+    assert isinstance(value, Tensor)
+    if value.ndim < 1:
+        raise ValueError(f"{where}: {name} must have a batch axis (B, ...), got a 0-dimensional tensor")
+
+
+def check_like(where: str, name: str, value: object, other_name: str, other: Tensor) -> None:
+    """Require `value` to be a floating-point tensor with the shape and device of `other`."""
+    check_floating(where, name, value)
+    assert isinstance(value, Tensor)
+    if value.shape != other.shape:
+        raise ValueError(
+            f"{where}: {name} must have {other_name}'s shape {tuple(other.shape)}, got {tuple(value.shape)}"
+        )
+    if value.device != other.device:
+        raise ValueError(
+            f"{where}: {name} must be on {other_name}'s device {other.device}, got {value.device}"
+        )
+
+
+def check_logsnr(where: str, name: str, value: object, like_name: str, like: Tensor) -> None:
+    """Require `value` to be a floating-point (B,) tensor on the device of the (B, ...) tensor `like`."""
+    check_floating(where, name, value)
+    assert isinstance(value, Tensor)
+    if tuple(value.shape) != (like.shape[0],):
+        raise ValueError(
+            f"{where}: {name} must have shape ({like.shape[0]},), one per row of {like_name},"
+            f" got {tuple(value.shape)}"
+        )
+    if value.device != like.device:
+        raise ValueError(f"{where}: {name} must be on {like_name}'s device {like.device}, got {value.device}")
+
+
+def check_per_sample(where: str, name: str, value: object, like: Tensor) -> None:
+    """Require a finite number, or a floating-point tensor () or (B,) on the device of the (B, ...) `like`."""
+    if not isinstance(value, Tensor):
+        check_number(where, name, value)
+        return
+    check_floating(where, name, value)
+    if tuple(value.shape) not in ((), (like.shape[0],)):
+        raise ValueError(
+            f"{where}: {name} must be a number or a tensor of shape () or ({like.shape[0]},),"
+            f" got {tuple(value.shape)}"
+        )
+    if value.device != like.device:
+        raise ValueError(f"{where}: {name} must be on device {like.device}, got {value.device}")
+
+
+def check_unit_interval(where: str, name: str, value: Tensor) -> None:
+    """Require every element of `value` to be in [0, 1]; read only on the CPU, where it costs no transfer."""
+    if value.device.type != "cpu" or torch.compiler.is_compiling() or value.numel() == 0:
+        return
+    low, high = (float(bound) for bound in torch.aminmax(value.detach()))
+    if not (low >= 0.0 and high <= 1.0):
+        raise ValueError(f"{where}: {name} must be in [0, 1], got values from {low:g} to {high:g}")
