@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,10 +46,10 @@ def check_choice(where: str, name: str, value: Choice, choices: Sequence[Choice]
 
 def check_size(where: str, name: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Returns (H, W) from an int (a square) or a pair of ints >= 1."""
-    sides = (value, value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else value
-    valid = isinstance(sides, Sequence) and not isinstance(sides, str) and len(sides) == 2
-    if not valid or not all(
+    sides: list[Any] = list(value) if isinstance(value, (tuple, list)) else [value, value]
+    valid = len(sides) == 2 and all(
         isinstance(side, (int, np.integer)) and not isinstance(side, bool) and side >= 1 for side in sides
-    ):
+    )
+    if not valid:
         raise ValueError(f"{where}: {name} must be an integer >= 1 or a pair (H, W) of such, got {value!r}")
     return int(sides[0]), int(sides[1])

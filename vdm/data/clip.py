@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,11 +17,12 @@ class Clip:
     """One training draw.
 
     Attributes:
-        video: (C, F, H, W) float32 in [-1, 1]. The last `num_image_frames` entries of F are images of their own.
+        video: (C, F, H, W) float32 in [-1, 1]; the last `num_image_frames` of F are images of their own.
         label: class index; or, where frames differ, (F,) int64; or None where there are no classes.
         caption: text, or None where the data has no captions.
         fps: frames per second of the clip as it is, after skipping or resampling.
         num_image_frames: how many entries at the end of the F axis are independent images (joint training).
+        image_captions: one text for each of these, or None.
     """
 
     video: Tensor
@@ -26,6 +30,7 @@ class Clip:
     caption: str | None
     fps: float
     num_image_frames: int = 0
+    image_captions: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Batch:
         captions: B strings, or None.
         fps: (B,) float32.
         num_image_frames: the same for every row.
+        image_captions: B times `num_image_frames` strings, or None.
     """
 
     video: Tensor
@@ -45,6 +51,7 @@ class Batch:
     captions: list[str] | None
     fps: Tensor
     num_image_frames: int = 0
+    image_captions: list[tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         return self.video.shape[0]
@@ -83,28 +90,29 @@ def collate(clips: Sequence[Clip]) -> Batch:
     image_frames = {clip.num_image_frames for clip in clips}
     if len(image_frames) > 1:
         raise ValueError(f"collate: clips must agree on num_image_frames, got {sorted(image_frames)}")
-    captions = [clip.caption for clip in clips if clip.caption is not None]
-    if len(captions) not in (0, len(clips)):
-        raise ValueError(
-            f"collate: all clips or none must have a caption, got {len(captions)} of {len(clips)} with one"
-        )
     return Batch(
         video=torch.stack([clip.video for clip in clips]),
         labels=_stack_labels(clips),
-        captions=captions or None,
+        captions=_all_or_none([clip.caption for clip in clips], "a caption"),
         fps=torch.tensor([clip.fps for clip in clips], dtype=torch.float32),
         num_image_frames=image_frames.pop(),
+        image_captions=_all_or_none([clip.image_captions for clip in clips], "image captions"),
     )
 
 
-def _stack_labels(clips: Sequence[Clip]) -> Tensor | None:
-    labels = [clip.label for clip in clips if clip.label is not None]
-    if not labels:
-        return None
-    if len(labels) != len(clips):
+def _all_or_none(values: Sequence[Value | None], what: str) -> list[Value] | None:
+    present = [value for value in values if value is not None]
+    if len(present) not in (0, len(values)):
         raise ValueError(
-            f"collate: all clips or none must have a label, got {len(labels)} of {len(clips)} with one"
+            f"collate: all clips or none must have {what}, got {len(present)} of {len(values)} with it"
         )
+    return present or None
+
+
+def _stack_labels(clips: Sequence[Clip]) -> Tensor | None:
+    labels = _all_or_none([clip.label for clip in clips], "a label")
+    if labels is None:
+        return None
     per_frame = [label for label in labels if isinstance(label, Tensor)]
     if len(per_frame) not in (0, len(labels)):
         raise ValueError(

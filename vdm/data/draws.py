@@ -2,8 +2,8 @@
 
 `dataset[i]` is the i-th training draw for any i >= 0. Draw i belongs to epoch i // len(dataset); the epoch's
 order is a permutation seeded by (seed, epoch), and everything random inside the draw comes from
-`default_rng([seed, i])`. So the position in the data is one integer: training resumes at draw i with nothing else
-saved, and the draws do not depend on the number of workers or the order in which they run.
+`default_rng([seed, i])`. So the position in the data is one integer: training resumes at draw i with nothing
+else saved, and the draws do not depend on the number of workers or the order in which they run.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class MovingDigits(DrawDataset):
         return Clip(video=video_tensor, label=label, caption=None, fps=self.fps)
 
     def _path(self, rng: np.random.Generator, num_frames: int) -> np.ndarray:
-        """Returns a digit's top left corner over time, within the walls: (num_frames, 2) of (y, x) in pixels."""
+        """Returns a digit's top left corner over time: (num_frames, 2) of (y, x) in pixels."""
         limits = [side - self.digit_size for side in self.image_size]
         position = [rng.random() * limit for limit in limits]
         velocity = self._velocity(rng, [0, 0])
