@@ -129,7 +129,7 @@ def _check_concatenated(conditioning: Conditioning, config: VideoUNetConfig, x: 
         divides = (frames > 0 and video % frames == 0) if video else frames == 0
         _require(
             divides,
-            f"low_res must have a divisor of {video} video frames and {images} images, got {low_res.shape[2]}",
+            f"low_res needs a divisor of {video} video frames and {images} images, got F'={low_res.shape[2]}",
         )
     if conditioning.known_frames is not None and conditioning.known_mask is not None:
         _require_shape("known_frames", conditioning.known_frames, (b, c, f, h, w))
