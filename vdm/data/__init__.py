@@ -1,9 +1,13 @@
 """Data sets of videos and images, and the files they come from and go to."""
 
+from vdm.data.atomic_file import atomic_file
 from vdm.data.clip import Batch, Clip, collate
+from vdm.data.contact_sheet import write_contact_sheet
 from vdm.data.digit_images import DigitImages, bundled_digits, mnist_digits
 from vdm.data.draws import DrawDataset
+from vdm.data.gif import write_gif
 from vdm.data.moving_digits import MovingDigits
+from vdm.data.video_writer import VideoWriter, write_mp4, write_video
 
 __all__ = [
     "Batch",
@@ -11,7 +15,13 @@ __all__ = [
     "DigitImages",
     "DrawDataset",
     "MovingDigits",
+    "VideoWriter",
+    "atomic_file",
     "bundled_digits",
     "collate",
     "mnist_digits",
+    "write_contact_sheet",
+    "write_gif",
+    "write_mp4",
+    "write_video",
 ]
