@@ -21,8 +21,8 @@ def write_gif(path: str | os.PathLike[str], video: Tensor, *, fps: float, scale:
     """Writes a video as a GIF that repeats for ever.
 
     Grey videos, and colour videos of up to 256 colours, are stored exactly; others get one palette for all
-    frames, so that what stands still does not flicker. GIF counts time in 1/100 s: a frame's duration is rounded
-    so that the video as a whole keeps its speed. Every frame is kept, equal neighbours too.
+    frames, so that what stands still does not flicker. GIF counts time in 1/100 s: durations are rounded so that
+    the video as a whole keeps its speed. Every frame is kept, equal neighbours too.
 
     Args:
         path: of the file; complete or not there.
@@ -46,7 +46,7 @@ def write_gif(path: str | os.PathLike[str], video: Tensor, *, fps: float, scale:
     times = [round(100 * frame / fps) for frame in range(len(frames) + 1)]
     previous: np.ndarray | None = None
     with atomic_file(target) as file:
-        # The screen with its 256 colours, then the Netscape extension that repeats for ever (GIF89a, 18 and 26).
+        # The screen and its 256 colours, then the Netscape extension that repeats for ever (GIF89a, 18, 26).
         file.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF7, 0, 0) + palette.tobytes())
         file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")
         for frame, start, end in zip(indices, times[:-1], times[1:], strict=True):

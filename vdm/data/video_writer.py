@@ -33,9 +33,9 @@ _LIMITED_RANGE = 1
 class VideoWriter:
     """Writes a video file frame by frame; a context manager.
 
-    The file appears under its name when the block ends, complete; when the block raises, it does not appear, and
-    what was there before stays. Pixels are 4:2:0, BT.709, limited range; an odd height or width is made even by
-    repeating the last row or column.
+    The file appears under its name when the block ends, complete; when the block raises, it does not appear,
+    and what was there before stays. Pixels are 4:2:0, BT.709, limited range; an odd height or width is made
+    even by repeating the last row or column.
 
     Args:
         path: of the file: .mp4, .mov, .mkv (H.264), .webm (VP9) or .avi (MPEG-4).
@@ -62,7 +62,7 @@ class VideoWriter:
             )
         self._codec = available[0]
         self._resources = contextlib.ExitStack()
-        self._container: av.container.OutputContainer | None = None
+        self._output: tuple[av.container.OutputContainer, av.VideoStream] | None = None
         self._shape: tuple[int, ...] | None = None
         self._entered = False
         self.num_frames = 0
@@ -76,8 +76,8 @@ class VideoWriter:
         """Writes frames.
 
         Args:
-            frames: (C, F, H, W), or (C, H, W) for one; C 1 or 3; floating point in [-1, 1] (clamped) or uint8. C, H
-                and W must be the same in every call.
+            frames: (C, F, H, W), or (C, H, W) for one; C 1 or 3; floating point in [-1, 1] (clamped) or
+                uint8. C, H and W must be the same in every call.
 
         Raises:
             ValueError: not such a tensor, NaN or infinity in it, or called outside the `with` block.
@@ -103,44 +103,44 @@ class VideoWriter:
             self._encode(np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3))))
 
     def _encode(self, picture: np.ndarray) -> None:
-        if self._container is None:
-            self._open(*picture.shape[:2])
+        if self._output is None:
+            self._output = self._open(*picture.shape[:2])
+        container, stream = self._output
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
             format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", interpolation="BICUBIC"
         )
         frame.pts = self.num_frames
         frame.time_base = 1 / self._rate
-        self._container.mux(self._stream.encode(frame))
+        container.mux(stream.encode(frame))
         self.num_frames += 1
 
-    def _open(self, height: int, width: int) -> None:
+    def _open(self, height: int, width: int) -> tuple[av.container.OutputContainer, av.VideoStream]:
         file = self._resources.enter_context(atomic_file(self._path))
         container = av.open(file, mode="w", format=self._format)
         self._resources.callback(_close_quietly, container)
-        self._container = container
-        self._stream = container.add_stream(self._codec, rate=self._rate)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        self._stream.time_base = 1 / self._rate
-        context = self._stream.codec_context
+        stream = container.add_stream(self._codec, rate=self._rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.time_base = 1 / self._rate
+        context = stream.codec_context
         context.color_primaries = context.color_trc = context.colorspace = _BT709
         context.color_range = _LIMITED_RANGE
         context.options = _encoder_options(self._codec, self._crf)
+        return container, stream
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._entered = False
-        if kind is None and self._container is None:
-            raise ValueError(
-                f"VideoWriter: at least one frame must be appended to {self._path.name}, got none"
-            )
-        # What fails while the file is being finished must undo it like a failure inside the block.
-        with self._resources:
-            if kind is not None:
-                self._resources.__exit__(kind, error, trace)
-            elif self._container is not None:
-                self._container.mux(self._stream.encode(None))
-                self._container.close()
+        if kind is not None:
+            self._resources.__exit__(kind, error, trace)
+            return
+        if self._output is None:
+            name = self._path.name
+            raise ValueError(f"VideoWriter: at least one frame must be appended to {name}, got none")
+        container, stream = self._output
+        with self._resources:  # so that what fails here undoes the file like a failure inside the block
+            container.mux(stream.encode(None))
+            container.close()
 
 
 def _close_quietly(container: av.container.OutputContainer) -> None:
