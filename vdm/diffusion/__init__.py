@@ -1,6 +1,6 @@
 """The diffusion process: schedules, moments, parameterizations, losses and denoisers."""
 
-from vdm.diffusion.denoiser import Conditioning, Denoiser, Model, ModelDenoiser, model_denoiser
+from vdm.diffusion.denoiser import Conditioning, Denoiser, Model, ModelDenoiser, model_denoiser, predict
 from vdm.diffusion.losses import LOSS_WEIGHTS, LossWeight, diffusion_loss, loss_weight, stratified_times
 from vdm.diffusion.parameterization import (
     PARAMETERIZATIONS,
@@ -48,6 +48,7 @@ __all__ = [
     "eps_from_x",
     "loss_weight",
     "model_denoiser",
+    "predict",
     "q_posterior",
     "q_transition",
     "score_from_eps",

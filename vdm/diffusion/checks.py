@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Collection
 
 import torch
@@ -24,11 +25,11 @@ def check_number(
     maximum: float = math.inf,
     exclusive_minimum: bool = False,
 ) -> None:
-    """Require `value` to be a finite Python number in [minimum, maximum] (or (minimum, maximum])."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    """Require `value` to be a finite real number in [minimum, maximum] (or (minimum, maximum])."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not _is_finite(value):
         raise ValueError(f"{where}: {name} must be a finite number, got {value!r}")
-    below = value <= minimum if exclusive_minimum else value < minimum
-    if below or value > maximum:
+    number = float(value)
+    if (number <= minimum if exclusive_minimum else number < minimum) or number > maximum:
         interval = f"{'(' if exclusive_minimum or minimum == -math.inf else '['}{minimum:g}, {maximum:g}"
         raise ValueError(
             f"{where}: {name} must be in {interval}{')' if maximum == math.inf else ']'}, got {value!r}"
@@ -38,12 +39,13 @@ def check_number(
 def check_integer(
     where: str, name: str, value: object, *, minimum: int | None = None, maximum: int | None = None
 ) -> None:
-    """Require `value` to be a Python int (not a bool) in [minimum, maximum]."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """Require `value` to be an integer (not a bool) in [minimum, maximum]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ValueError(f"{where}: {name} must be an integer, got {value!r}")
-    if minimum is not None and value < minimum:
+    number = int(value)
+    if minimum is not None and number < minimum:
         raise ValueError(f"{where}: {name} must be at least {minimum}, got {value}")
-    if maximum is not None and value > maximum:
+    if maximum is not None and number > maximum:
         raise ValueError(f"{where}: {name} must be at most {maximum}, got {value}")
 
 
@@ -124,3 +126,23 @@ def check_unit_interval(where: str, name: str, value: Tensor) -> None:
     low, high = (float(bound) for bound in torch.aminmax(value.detach()))
     if not (low >= 0.0 and high <= 1.0):
         raise ValueError(f"{where}: {name} must be in [0, 1], got values from {low:g} to {high:g}")
+
+
+def checked_device(where: str, device: torch.device | str | None) -> torch.device | None:
+    """`device` as a torch.device that this machine has, None for None."""
+    if device is None:
+        return None
+    try:
+        return torch.empty(0, device=torch.device(device)).device
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise ValueError(
+            f"{where}: device must be a torch device of this machine, got {device!r}: {reason}"
+        ) from error
+
+
+def _is_finite(value: numbers.Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the largest float
+        return False

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
-from vdm.diffusion.checks import check_batched, check_callable, check_logsnr
+from vdm.diffusion.checks import check_batched, check_callable, check_like, check_logsnr
 from vdm.diffusion.parameterization import Parameterization, Prediction, check_parameterization
 
 Denoiser: TypeAlias = Callable[[Tensor, Tensor], Prediction]
@@ -103,3 +103,33 @@ def model_denoiser(
         ValueError: model is not callable, or the parameterization is not known.
     """
     return ModelDenoiser(model, parameterization, conditioning, variance_preserving)
+
+
+def predict(
+    where: str, denoiser: Denoiser, z: Tensor, logsnr: Tensor, *, variance_preserving: bool | None = None
+) -> Prediction:
+    """`denoiser(z, logsnr)`, checked to be a Prediction for this z.
+
+    Args:
+        where: the caller, for the error message.
+        denoiser: what to call.
+        z: (B, ...).
+        logsnr: λ, (B,).
+        variance_preserving: the process the prediction has to be of; None for either.
+
+    Returns:
+        The prediction.
+
+    Raises:
+        ValueError: the denoiser returned something else, or a prediction of another shape, device or process.
+    """
+    prediction = denoiser(z, logsnr)
+    if not isinstance(prediction, Prediction):
+        raise ValueError(f"{where}: denoiser must return a Prediction, got {type(prediction).__name__}")
+    check_like(where, "denoiser's prediction", prediction.value, "z", z)
+    if variance_preserving is not None and prediction.variance_preserving != variance_preserving:
+        raise ValueError(
+            f"{where}: denoiser's prediction must have the schedule's"
+            f" variance_preserving={variance_preserving}, got {prediction.variance_preserving}"
+        )
+    return prediction

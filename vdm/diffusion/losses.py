@@ -21,6 +21,7 @@ from vdm.diffusion.checks import (
     check_like,
     check_logsnr,
     check_number,
+    checked_device,
 )
 from vdm.diffusion.parameterization import Parameterization, check_parameterization
 from vdm.diffusion.process import broadcast_alpha_sigma, compute_dtype
@@ -101,7 +102,7 @@ def diffusion_loss(
         logsnr: λ, (B,).
         parameterization: what the network predicts.
         weight: the name of w(λ), see `loss_weight`.
-        mask: which elements count (nonzero or True), (B, F) for frames or any shape with a batch axis that
+        mask: which elements count (True, or a weight >= 0), (B, F) for frames or any shape with a batch axis that
             broadcasts to x's, e.g. (B, 1, F, H, W); the mean is over those, and is 0 for a row with none.
         min_snr_gamma: γ of "min_snr".
         variance_preserving: which process.
@@ -130,14 +131,15 @@ def diffusion_loss(
     else:
         alpha, sigma = broadcast_alpha_sigma(logsnr, x, variance_preserving=variance_preserving)
         target = alpha * eps - sigma * x
-    squared_error = (model_output.to(dtype) - target).square()
+    difference = model_output.to(dtype) - target
     if mask is None:
-        error = squared_error.flatten(1).mean(1)
+        error = difference.square().flatten(1).mean(1)
     else:
-        # where, not a product: an element that does not count may be anything, NaN included.
-        weights = mask.to(dtype).expand_as(squared_error).flatten(1)
-        counted = torch.where(weights != 0, squared_error.flatten(1) * weights, 0.0)
-        error = counted.sum(1) / weights.sum(1).clamp(min=torch.finfo(dtype).tiny)
+        # where, not a product alone: an element that does not count may be anything, NaN included.
+        counts = mask.to(dtype).expand_as(difference)
+        squared_error = torch.where(counts != 0, difference, 0.0).square()
+        total = counts.flatten(1).sum(1).clamp(min=torch.finfo(dtype).tiny)
+        error = (counts * squared_error).flatten(1).sum(1) / total
     factor = loss_weight(
         logsnr,
         weight,
@@ -184,8 +186,9 @@ def stratified_times(
         raise ValueError(f"{where}: seed must be an integer or a CPU generator, got one on {seed.device}")
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"{where}: dtype must be floating point, got {dtype}")
+    place = checked_device(where, device)
     offset = torch.rand((), generator=seed, dtype=torch.float64)
-    return ((offset + torch.arange(batch_size, dtype=torch.float64)) / batch_size).to(device, dtype)
+    return ((offset + torch.arange(batch_size, dtype=torch.float64)) / batch_size).to(place, dtype)
 
 
 def _check_weight(

@@ -1,0 +1,7 @@
+"""Samplers: one function each, over any decreasing grid of times."""
+
+from vdm.samplers.ancestral import ancestral
+from vdm.samplers.ddim import ddim
+from vdm.samplers.loop import SamplerStep, Seeds
+
+__all__ = ["SamplerStep", "Seeds", "ancestral", "ddim"]
