@@ -1,0 +1,39 @@
+"""The `vdm` command."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from vdm.cli.train import train_command
+
+app = typer.Typer(
+    name="vdm",
+    help="Video diffusion models: train and sample.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train_command)
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps `train` a subcommand however many there are."""
+
+
+def main() -> None:
+    """Run the command; what a user can put right is one line on stderr and exit status 1."""
+    try:
+        app()
+    except ValueError as error:
+        if os.environ.get("VDM_TRACEBACK"):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

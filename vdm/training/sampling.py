@@ -1,0 +1,148 @@
+"""Samples from a network as its configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vdm.data.contact_sheet import write_contact_sheet
+from vdm.data.gif import write_gif
+from vdm.diffusion import Denoiser, model_denoiser
+from vdm.guidance import classifier_free_guidance, dynamic_threshold, static_threshold
+from vdm.models import Conditioning, VideoUNet
+from vdm.samplers import SamplerStep, ancestral, ddim
+from vdm.samplers.loop import Callback
+from vdm.training.build import build_schedule
+from vdm.training.config import Config, ConfigError
+
+_SHEET_FRAMES = 8
+_GIF_PIXELS = 96
+
+
+class SamplingStopped(Exception):
+    """Raised out of a sampler's callback where a signal asks to stop."""
+
+
+def sample_videos(
+    model: VideoUNet,
+    config: Config,
+    *,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Videos from a network, by `config.sampling`, of the shape in `config.data`.
+
+    Args:
+        model: the network, in eval mode.
+        config: its configuration.
+        seeds: one per video; a video depends on nothing but its own.
+        labels: one class per video, where the model has classes.
+        callback: called at every sampler step.
+
+    Returns:
+        (B, C, F, H, W) in [-1, 1], on the model's device.
+
+    Raises:
+        ValueError: labels do not fit the model.
+    """
+    sampling, classes = config.sampling, config.model.num_classes
+    if (labels is None) != (classes is None) or (labels is not None and len(labels) != len(seeds)):
+        needed = "no labels" if classes is None else f"{len(seeds)} labels"
+        raise ConfigError(f"sample_videos: the model needs {needed}, got {labels}")
+    device = next(model.parameters()).device
+    schedule = build_schedule(config.diffusion)
+    denoiser: Denoiser = model_denoiser(
+        model,
+        parameterization=config.diffusion.parameterization,
+        conditioning=_conditioning(config, len(seeds), labels, device),
+        variance_preserving=schedule.variance_preserving,
+    )
+    if sampling.guidance_weight > 0 and labels is not None:
+        denoiser = classifier_free_guidance(denoiser, sampling.guidance_weight)
+    if sampling.threshold == "static":
+        denoiser = static_threshold(denoiser)
+    elif sampling.threshold == "dynamic":
+        denoiser = dynamic_threshold(denoiser, sampling.threshold_quantile)
+    height, width = config.data.shape
+    shape = (len(seeds), config.model.prediction_channels, config.data.frames, height, width)
+    if sampling.sampler == "ddim":
+        return ddim(
+            denoiser,
+            shape,
+            schedule=schedule,
+            seeds=seeds,
+            num_steps=sampling.steps,
+            eta=sampling.eta,
+            callback=callback,
+            device=device,
+        )
+    return ancestral(
+        denoiser,
+        shape,
+        schedule=schedule,
+        seeds=seeds,
+        num_steps=sampling.steps,
+        gamma=sampling.gamma,
+        callback=callback,
+        device=device,
+    )
+
+
+def sample_labels(config: Config, count: int) -> list[int] | None:
+    """Classes for `count` videos: the configured ones repeated, or 0, 1, 2, ...; none without classes."""
+    classes = config.model.num_classes
+    if classes is None:
+        return None
+    chosen = config.sampling.labels or tuple(range(classes))
+    return [chosen[i % len(chosen)] for i in range(count)]
+
+
+def write_samples(
+    model: VideoUNet, config: Config, folder: Path, *, step: int, callback: Callback | None = None
+) -> Path:
+    """Draw `config.sampling.count` videos with fixed seeds; write `step-XXXXXXXX.gif` and a `.png` sheet.
+
+    Returns:
+        Path of the GIF.
+    """
+    sampling = config.sampling
+    seeds = [sampling.seed + i for i in range(sampling.count)]
+    labels = sample_labels(config, sampling.count)
+    videos = sample_videos(model, config, seeds=seeds, labels=labels, callback=callback).cpu()
+    folder.mkdir(parents=True, exist_ok=True)
+    gif = folder / f"step-{step:08d}.gif"
+    scale = max(1, _GIF_PIXELS // max(videos.shape[-2:]))
+    write_gif(gif, tiled(videos), fps=sampling.fps, scale=scale)
+    frames = min(_SHEET_FRAMES, videos.shape[2])
+    write_contact_sheet(
+        gif.with_suffix(".png"), videos, frames=frames, labels=labels, scale=max(1, scale // 2)
+    )
+    return gif
+
+
+def tiled(videos: Tensor) -> Tensor:
+    """Videos (B, C, F, H, W) side by side as one (C, F, rows H, columns W), at most five to a row."""
+    count, channels, frames, height, width = videos.shape
+    columns = min(5, count)
+    rows = -(-count // columns)
+    empty = videos.new_full((rows * columns - count, channels, frames, height, width), -1.0)
+    grid = torch.cat([videos, empty]).reshape(rows, columns, channels, frames, height, width)
+    return grid.permute(2, 3, 0, 4, 1, 5).reshape(channels, frames, rows * height, columns * width)
+
+
+def _conditioning(
+    config: Config, count: int, labels: Sequence[int] | None, device: torch.device
+) -> Conditioning | None:
+    rate = config.data.fps or config.sampling.fps
+    fps = torch.full((count,), rate, device=device) if config.model.fps_conditioning else None
+    if labels is None and fps is None:
+        return None
+    classes = None if labels is None else torch.tensor(list(labels), dtype=torch.int64, device=device)
+    return Conditioning(labels=classes, fps=fps)
+
+
+__all__ = ["SamplerStep", "SamplingStopped", "sample_labels", "sample_videos", "tiled", "write_samples"]
