@@ -1,0 +1,152 @@
+"""Checks of users' arguments, in one wording: `op: what is needed, got what`.
+
+They run before any work, on every call, so that they are plain comparisons that cost well under a microsecond,
+never read a tensor's values (which would wait for a GPU), and can be traced by torch.compile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def is_tensor(op: str, name: str, value: object) -> None:
+    """Raises ValueError unless `value` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+
+
+def floating(op: str, name: str, value: Tensor, dim: int, layout: str) -> None:
+    """Raises ValueError unless `value` is a floating-point tensor with `dim` dimensions, named by `layout`."""
+    is_tensor(op, name, value)
+    if value.dtype not in FLOATING:
+        raise ValueError(
+            f"{op}: {name} must be float32, bfloat16, float16 or float64, got {_dtype(value)}"
+        )
+    if value.dim() != dim:
+        raise ValueError(f"{op}: {name} must be {layout}, got shape {_shape(value)}")
+
+
+def batched(op: str, name: str, value: Tensor) -> None:
+    """Raises ValueError unless `value` is a floating-point tensor with a batch and at least one more dimension."""
+    is_tensor(op, name, value)
+    if value.dtype not in FLOATING:
+        raise ValueError(
+            f"{op}: {name} must be float32, bfloat16, float16 or float64, got {_dtype(value)}"
+        )
+    if value.dim() < 2:
+        raise ValueError(f"{op}: {name} must be (B, ...) such as (B, C, F, H, W), got shape {_shape(value)}")
+
+
+def shape(op: str, name: str, value: Tensor, expected: Sequence[int], layout: str) -> None:
+    """Raises ValueError unless `value` is a tensor of the expected shape, named by `layout`."""
+    is_tensor(op, name, value)
+    if value.shape != tuple(expected):
+        raise ValueError(f"{op}: {name} must be {layout} = {tuple(expected)}, got {_shape(value)}")
+
+
+def device(op: str, name: str, value: Tensor, expected: torch.device) -> None:
+    """Raises ValueError unless `value` is on the device of the op's first tensor."""
+    if value.device != expected:
+        raise ValueError(f"{op}: {name} must be on {expected}, got {value.device}")
+
+
+def dtype(op: str, name: str, value: Tensor, expected: torch.dtype) -> None:
+    """Raises ValueError unless `value` has the dtype `expected`."""
+    if value.dtype != expected:
+        raise ValueError(f"{op}: {name} must be {_name(expected)}, got {_dtype(value)}")
+
+
+def constant(op: str, name: str, value: Tensor) -> None:
+    """Raises ValueError where `value` asks for a gradient that the op does not give."""
+    if value.requires_grad:
+        raise ValueError(f"{op}: {name} must be a constant (it gets no gradient), got requires_grad=True")
+
+
+def per_sample(op: str, name: str, value: Tensor, reference: Tensor, expected: torch.dtype) -> None:
+    """Raises ValueError unless `value` is a constant of shape (B,) beside `reference`, which is (B, ...)."""
+    is_tensor(op, name, value)
+    if value.shape != reference.shape[:1]:
+        raise ValueError(f"{op}: {name} must be (B,) = ({reference.shape[0]},), got {_shape(value)}")
+    if value.dtype != expected:
+        raise ValueError(f"{op}: {name} must be {_name(expected)}, got {_dtype(value)}")
+    if value.device != reference.device:
+        raise ValueError(f"{op}: {name} must be on {reference.device}, got {value.device}")
+    if value.requires_grad:
+        raise ValueError(f"{op}: {name} must be a constant (it gets no gradient), got requires_grad=True")
+
+
+def per_sample_or_float(
+    op: str, name: str, value: float | Tensor, reference: Tensor, minimum: float = -float("inf")
+) -> Tensor:
+    """A float, or a float32 tensor of shape (B,) or (), as a float32 tensor of shape (B,) beside `reference`."""
+    if isinstance(value, Tensor):
+        if value.dim() == 0:
+            value = value.expand(reference.shape[0])
+        per_sample(op, name, value, reference, torch.float32)
+        return value.contiguous()
+    if not isinstance(value, (float, int)) or isinstance(value, bool) or not value >= minimum:
+        bound = "" if minimum == -float("inf") else f" >= {minimum}"
+        raise ValueError(f"{op}: {name} must be a number{bound} or a Tensor (B,), got {value!r}")
+    return torch.full((reference.shape[0],), value, dtype=torch.float32, device=reference.device)
+
+
+def draw_number(op: str, value: int | Tensor, seed: Tensor) -> Tensor:
+    """The draw number, an int or an int64 tensor of one element, as an int64 tensor () beside `seed`."""
+    if isinstance(value, Tensor):
+        if value.dtype != torch.int64 or value.numel() != 1:
+            raise ValueError(
+                f"{op}: draw must be an int or an int64 Tensor (), got {_dtype(value)} {_shape(value)}"
+            )
+        if value.device != seed.device:
+            raise ValueError(f"{op}: draw must be on {seed.device}, got {value.device}")
+        return value.reshape(())
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)) or not -(2**63) <= value < 2**63:
+        raise ValueError(f"{op}: draw must be an int of 64 bits or an int64 Tensor (), got {value!r}")
+    return torch.full((), value, dtype=torch.int64, device=seed.device)
+
+
+def unit_interval(op: str, name: str, value: float) -> None:
+    """Raises ValueError unless 0 <= value <= 1."""
+    if not isinstance(value, (float, int)) or not 0.0 <= value <= 1.0:
+        raise ValueError(f"{op}: {name} must be a number in [0, 1], got {value!r}")
+
+
+def one_of(op: str, name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{op}: {name} must be one of {listed}, got {value!r}")
+
+
+def divides(op: str, name: str, value: int, total_name: str, total: int) -> None:
+    """Raises ValueError unless the positive integer `value` divides `total`."""
+    if not isinstance(value, (int, torch.SymInt)) or value < 1 or total % value:
+        raise ValueError(f"{op}: {name} must divide {total_name}={total}, got {value}")
+
+
+def _name(value: torch.dtype) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def _dtype(value: Tensor) -> str:
+    return _name(value.dtype)
+
+
+def _shape(value: Tensor) -> tuple[int, ...]:
+    return tuple(value.shape)
+
+
+def autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """The tensors (of one device) in the autocast dtype where autocast is on; else as they are."""
+    first = next(tensor for tensor in tensors if tensor is not None)
+    kind = first.device.type
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind) or first.dtype == torch.float64:
+        return tensors
+    target = torch.get_autocast_dtype(kind)
+    return tuple(None if tensor is None else tensor.to(target) for tensor in tensors)

@@ -1,0 +1,315 @@
+"""The one mechanism by which every op is defined, registered with PyTorch, and sent to a backend.
+
+An op is a reference: a plain PyTorch function whose signature is the schema and whose result is the definition.
+Beside it, in the op's folder, a backend is a module with a function of the op's name and the reference's
+signature, and a function `supports_<op>` of the same arguments that returns None or the reason why not:
+
+    vdm_kernels/ops/<op>/native.py           <op>, supports_<op>      C++ on the CPU, CUDA C++ on a GPU
+    vdm_kernels/ops/<op>/triton_kernels.py   <op>, supports_<op>      Triton
+
+A backward pass is an op too, `<op>_bwd(dout, *arguments of <op>, needs) -> [gradient, ...]`: one gradient per
+differentiable argument, an empty tensor where `needs` is False.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vdm_kernels import native
+
+BACKENDS = ("native", "triton", "reference")
+_MODULES = {"native": "native", "triton": "triton_kernels"}
+_ORDER = {"cuda": ("native", "triton", "reference"), "cpu": ("native", "reference", "triton")}
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_LIBRARY = torch.library.Library("vdm_kernels", "DEF")
+_LOGGER = logging.getLogger("vdm_kernels")
+_LOGGED: set[str] = set()
+
+OPS: dict[str, Op] = {}
+RECORDERS: list[list[tuple[str, str]]] = []  # see testing.record_backends
+
+# Dynamo cannot read a ContextVar, but guards on what it reads of this object. It is the latest entry of any
+# thread; the variable is the truth wherever no graph is being traced.
+_TRACED = SimpleNamespace(forced=None)
+_FORCED: contextvars.ContextVar[str | None] = contextvars.ContextVar("vdm_kernels_backend", default=None)
+
+
+class Implementation(NamedTuple):
+    """One backend of one op."""
+
+    run: Callable[..., Any]
+    supports: Callable[..., str | None]
+
+
+def _constant_while_tracing(function: Callable[..., Any]) -> Callable[..., Any]:
+    # What torch.compiler.assume_constant_result sets, without importing the compiler: Dynamo calls the function
+    # instead of tracing into it.
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_constant_while_tracing
+def _load(package: str, name: str, backend: str) -> Implementation | str:
+    """The implementation of the op `name` in a backend's module of `package`, or the reason why there is none."""
+    module_name = f"{package}.{_MODULES[backend]}"
+    if backend == "native" and native.WHY_NOT is not None:
+        return native.WHY_NOT
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if importlib.util.find_spec(module_name) is None:
+        return f"{name} has no {backend} kernel"
+    module = importlib.import_module(module_name)
+    if not hasattr(module, name):
+        return f"{name} has no {backend} kernel"
+    return Implementation(getattr(module, name), getattr(module, f"supports_{name}", _anything))
+
+
+@_constant_while_tracing
+def _log_fallback(name: str, backend: str, reason: str) -> None:
+    # A kernel that does not exist is no news; one that exists and is not used is, once.
+    message = f"the {backend} backend does not run {name}: {reason}"
+    if not reason.endswith("kernel") and message not in _LOGGED:
+        _LOGGED.add(message)
+        _LOGGER.warning(message)
+
+
+def _anything(*args: Any) -> None:
+    return None
+
+
+def _interpreting() -> bool:
+    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+
+def forced_backend() -> str | None:
+    """The backend that the innermost `use_backend` of this context asks for."""
+    return _TRACED.forced if torch.compiler.is_compiling() else _FORCED.get()
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Runs every op inside on one backend: "reference", "native" or "triton".
+
+    An op that this backend cannot run raises ValueError with the reason. A backward pass runs on the backend of its
+    forward pass, also where it is called outside. Compiled functions are compiled again for another backend.
+
+    Raises:
+        ValueError: `name` is no backend.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"use_backend: name must be one of {', '.join(BACKENDS)}, got {name!r}")
+    token, traced = _FORCED.set(name), _TRACED.forced
+    _TRACED.forced = name
+    try:
+        yield
+    finally:
+        _FORCED.reset(token)
+        _TRACED.forced = traced
+
+
+def backends() -> dict[str, dict[str, str | None]]:
+    """For every op and backend: None where it is available on this machine, else the reason why not."""
+    return {name: {backend: op.why_not(backend) for backend in BACKENDS} for name, op in OPS.items()}
+
+
+class Op:
+    """An operator: its reference, and whatever runs it faster.
+
+    Args:
+        reference: the definition. Its type hints give the schema; its name is the op's.
+        fake: the same arguments -> empty outputs of the right shape, dtype, strides and device.
+        package: where the modules of the backends are: `__name__` of the op's package.
+        backward: the op of the gradient; None for an op that has none.
+        differentiable: the names of the arguments that `backward` gives gradients for, in its order.
+        memory_format: of the gradient that arrives at `backward`.
+    """
+
+    def __init__(
+        self,
+        reference: Callable[..., Any],
+        *,
+        fake: Callable[..., Any],
+        package: str,
+        backward: Op | None = None,
+        differentiable: Sequence[str] = (),
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self.name = reference.__name__
+        self.reference = reference
+        self.backward = backward
+        self.memory_format = memory_format
+        self._package = package
+        self._fake = fake
+        self._implementations: dict[str, Implementation | str] = {
+            "reference": Implementation(reference, _anything)
+        }
+        # The last argument of the registered operator is the backend: what was chosen is in the graph.
+        arguments, returns = torch.library.infer_schema(reference, mutates_args=()).rsplit(") -> ", 1)
+        names = [argument.split()[-1].split("=")[0] for argument in arguments[1:].split(", ")]
+        self._differentiable = tuple(names.index(name) for name in differentiable)
+        _LIBRARY.define(f"{self.name}{arguments}, str backend) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
+        qualified = f"vdm_kernels::{self.name}"
+        torch.library.register_fake(qualified, lambda *args: fake(*args[:-1]), lib=_LIBRARY)
+        torch.library.register_autograd(
+            qualified, self._run_backward, setup_context=self._setup_context, lib=_LIBRARY
+        )
+        self.overload = getattr(torch.ops.vdm_kernels, self.name).default
+        OPS[self.name] = self
+
+    def __call__(self, *args: Any) -> Any:
+        """Runs the op on the backend that `select` gives."""
+        backend = self.select(args)
+        if torch.compiler.is_compiling():
+            # The reference is traced into, so that it can be fused and differentiated like any other code.
+            return self.reference(*args) if backend == "reference" else self.overload(*args, backend)
+        if backend != "reference" and self._needs_dispatcher(args):
+            return self.overload(*args, backend)
+        return self._run(*args, backend)
+
+    def select(self, args: Sequence[Any], prefer: str | None = None) -> str:
+        """The forced backend, or the first that supports the call: `prefer`, then the device's order.
+
+        Raises:
+            ValueError: the forced backend does not support this call.
+        """
+        forced = forced_backend() if prefer is None else None
+        if forced is not None:
+            reason = self.unsupported(forced, args)
+            if reason is not None:
+                raise ValueError(f"{self.name}: the {forced} backend cannot run this call: {reason}")
+            return forced
+        order = _ORDER["cuda" if _device_type(args) == "cuda" else "cpu"]
+        for backend in order if prefer is None else (prefer, *order):
+            reason = self.unsupported(backend, args)
+            if reason is None:
+                return backend
+            if prefer is None:
+                _log_fallback(self.name, backend, reason)
+        raise AssertionError("the reference supports every call")
+
+    def unsupported(self, backend: str, args: Sequence[Any]) -> str | None:
+        """Why a backend cannot run this call; None where it can."""
+        implementation = self._implementation(backend)
+        if isinstance(implementation, str):
+            return implementation
+        if backend == "triton" and _device_type(args) != "cuda" and not _interpreting():
+            return "Triton runs CPU tensors only under TRITON_INTERPRET=1"
+        return implementation.supports(*args)
+
+    def why_not(self, backend: str) -> str | None:
+        """Why a backend is not available on this machine for any call of this op; None where it is."""
+        implementation = self._implementation(backend)
+        if isinstance(implementation, str):
+            return implementation
+        if backend == "triton" and not (torch.cuda.is_available() or _interpreting()):
+            return "Triton needs a GPU, or TRITON_INTERPRET=1"
+        return None
+
+    def _implementation(self, backend: str) -> Implementation | str:
+        implementation = self._implementations.get(backend)
+        if implementation is None:
+            implementation = _load(self._package, self.name, backend)
+            self._implementations[backend] = implementation
+        return implementation
+
+    def _run(self, *args: Any) -> Any:
+        *args, backend = args  # type: ignore[assignment]
+        for recorder in RECORDERS:
+            recorder.append((self.name, backend))
+        implementation = self._implementation(backend)
+        assert isinstance(implementation, Implementation), implementation
+        return implementation.run(*args)
+
+    def _needs_dispatcher(self, args: Sequence[Any]) -> bool:
+        """Whether anything but plain eager execution without gradients is going on."""
+        grad = torch.is_grad_enabled()
+        for arg in args:
+            if isinstance(arg, Tensor) and ((grad and arg.requires_grad) or type(arg) not in _PLAIN):
+                return True
+        return bool(torch._C._len_torch_dispatch_stack()) or torch._C._functorch.peek_interpreter_stack() is not None
+
+    def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        *args, ctx.backend = inputs
+        ctx.save_for_backward(*(arg if isinstance(arg, Tensor) else None for arg in args))
+        ctx.constants = [None if isinstance(arg, Tensor) else arg for arg in args]
+
+    def _run_backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        if self.backward is None:
+            raise RuntimeError(f"{self.name}: has no gradient")
+        args = [constant if saved is None else saved for saved, constant in zip(ctx.saved_tensors, ctx.constants)]
+        needs = [bool(ctx.needs_input_grad[i]) for i in self._differentiable]
+        call = (grads[0].contiguous(memory_format=self.memory_format), *args, needs)
+        if torch.is_grad_enabled():  # create_graph: the reference of the backward pass is differentiable again
+            results = self.backward.reference(*call)
+        else:
+            results = self.backward.overload(*call, self.backward.select(call, prefer=ctx.backend))
+        gradients: list[Tensor | None] = [None] * (len(args) + 1)
+        for i, need, result in zip(self._differentiable, needs, results):
+            gradients[i] = result if need else None
+        return tuple(gradients)
+
+
+def _device_type(args: Sequence[Any]) -> str:
+    for arg in args:
+        if isinstance(arg, Tensor):
+            return arg.device.type
+    return "cpu"
+
+
+def fake_gradients(*tensors: Tensor | None, needs: Sequence[bool]) -> list[Tensor]:
+    """What a backward pass returns, without values: like the arguments, empty where not needed."""
+    like = next(tensor for tensor in tensors if tensor is not None)
+    return [
+        torch.empty_like(tensor) if need and tensor is not None else like.new_empty(0)
+        for tensor, need in zip(tensors, needs)
+    ]
+
+
+def recomputed_gradients(
+    reference: Callable[..., Tensor],
+    args: Sequence[Any],
+    differentiable: Sequence[int],
+    dout: Tensor,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """The gradients of a reference by running it again under autograd; differentiable again where grad is enabled."""
+    create_graph = torch.is_grad_enabled()
+    args, inputs = list(args), []
+    with torch.enable_grad(), _autograd_keys():
+        for position, need in zip(differentiable, needs):
+            if need and args[position] is not None:
+                value = args[position]
+                value = value.view_as(value) if create_graph and value.requires_grad else value.detach()
+                args[position] = value if value.requires_grad else value.requires_grad_()
+                inputs.append(args[position])
+        gradients = iter(torch.autograd.grad(reference(*args), inputs, dout, create_graph=create_graph))
+    return [
+        next(gradients) if need and args[position] is not None else dout.new_empty(0)
+        for position, need in zip(differentiable, needs)
+    ]
+
+
+def _autograd_keys() -> contextlib.AbstractContextManager[Any]:
+    # A registered operator runs with the autograd dispatch keys excluded; enable_grad alone records nothing there.
+    excluded = torch._C._dispatch_tls_local_exclude_set()
+    for key in _AUTOGRAD_KEYS:
+        excluded = excluded.remove(key)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), excluded)
+
+
+_AUTOGRAD_KEYS = tuple(
+    getattr(torch._C.DispatchKey, name)
+    for name in ("AutogradFunctionality", "AutogradOther", "AutogradNestedTensor", "ADInplaceOrView")
+)

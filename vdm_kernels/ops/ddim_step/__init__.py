@@ -1,0 +1,127 @@
+"""`ddim_step`: one step of the DDIM sampler, in one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vdm_kernels import checks
+from vdm_kernels.op import Op, fake_gradients
+from vdm_kernels.ops.ddim_step.reference import ddim_step as reference
+from vdm_kernels.ops.ddim_step.reference import ddim_step_bwd as reference_bwd
+from vdm_kernels.ops.step.arguments import Parameterization, step_arguments
+
+
+def _fake(
+    z: Tensor,
+    prediction: Tensor,
+    uncond: Tensor | None,
+    logsnr_t: Tensor,
+    logsnr_s: Tensor,
+    guidance_weight: Tensor | None,
+    threshold: Tensor | None,
+    seed: Tensor,
+    draw: Tensor,
+    parameterization: str,
+    eta: float,
+    variance_preserving: bool,
+) -> Tensor:
+    return torch.empty_like(z)
+
+
+def _fake_bwd(
+    dout: Tensor,
+    z: Tensor,
+    prediction: Tensor,
+    uncond: Tensor | None,
+    logsnr_t: Tensor,
+    logsnr_s: Tensor,
+    guidance_weight: Tensor | None,
+    threshold: Tensor | None,
+    seed: Tensor,
+    draw: Tensor,
+    parameterization: str,
+    eta: float,
+    variance_preserving: bool,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    return fake_gradients(z, prediction, uncond, needs=needs)
+
+
+DDIM_STEP_BWD = Op(reference_bwd, fake=_fake_bwd, package=__name__)
+DDIM_STEP = Op(
+    reference,
+    fake=_fake,
+    package=__name__,
+    backward=DDIM_STEP_BWD,
+    differentiable=("z", "prediction", "uncond"),
+)
+
+
+def ddim_step(
+    z: Tensor,
+    prediction: Tensor,
+    logsnr_t: Tensor,
+    logsnr_s: Tensor,
+    seed: Tensor,
+    draw: int | Tensor,
+    *,
+    parameterization: Parameterization,
+    eta: float = 0.0,
+    uncond: Tensor | None = None,
+    guidance_weight: float | Tensor | None = None,
+    threshold: float | Tensor | None = None,
+    variance_preserving: bool = True,
+) -> Tensor:
+    """One DDIM step, from z_t to z_s with s < t (Song et al. 2020, Denoising Diffusion Implicit Models, eq. 12).
+
+        prediction <- (1 + w) prediction - w uncond                                      where uncond is given
+        x_hat = (z - sigma_t eps) / alpha_t | x | alpha_t z - sigma_t v                  by the parameterization
+        x_hat <- clip(x_hat, -s', s') / s',  s' = max(threshold, 1)                      where threshold is given
+        eps_hat = (z - alpha_t x_hat) / sigma_t
+        z_s = alpha_s x_hat + sqrt(sigma_s^2 - sigma_eta^2) eps_hat + sigma_eta noise
+        sigma_eta = eta sqrt(1 - e^{lt-ls}) sigma_s
+
+    where l = logsnr, alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l), noise = philox_normal(z.shape, seed, draw); for a
+    variance-exploding process alpha = 1, sigma^2 = e^-l, and v gives x_hat = (z - sigma v) / (1 + sigma^2).
+    Arithmetic in float32 (float64 for a float64 z), whatever the dtypes. Gradients of z, prediction and uncond.
+
+    Args:
+        z: (B, ...), such as a video (B, C, F, H, W), at log-SNR logsnr_t.
+        prediction: what the network predicts, z's shape, z's dtype or a narrower one.
+        logsnr_t: (B,) float32, a constant.
+        logsnr_s: (B,) float32, a constant, over logsnr_t (that is not checked: it would wait for a GPU).
+        seed: (B,) int64, one per sample.
+        draw: the number of the noise in the sample's stream, an int or an int64 tensor of one element.
+        parameterization: "eps", "x" or "v": what prediction and uncond are.
+        eta: 0 is deterministic, 1 is the ancestral step with gamma = 0.
+        uncond: the prediction without conditioning, prediction's shape and dtype.
+        guidance_weight: w, a number or float32 (B,) or (); given exactly where uncond is.
+        threshold: a number or float32 (B,) or (); 1.0 is static clipping to [-1, 1], `abs_quantile` of x_hat dynamic
+            thresholding (Saharia et al. 2022).
+        variance_preserving: which of the two processes.
+
+    Returns:
+        z_s, contiguous, with z's shape and dtype.
+
+    Raises:
+        ValueError: an argument has the wrong type, shape, dtype, device or range, or a constant requires grad.
+    """
+    checks.unit_interval("ddim_step", "eta", eta)
+    arguments = step_arguments(
+        "ddim_step",
+        z,
+        prediction,
+        uncond,
+        logsnr_t,
+        logsnr_s,
+        guidance_weight,
+        threshold,
+        seed,
+        draw,
+        parameterization,
+    )
+    z_s: Tensor = DDIM_STEP(*arguments, float(eta), bool(variance_preserving))
+    return z_s

@@ -1,0 +1,46 @@
+"""The arguments of a modulated GroupNorm, which two ops take."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vdm_kernels import checks
+
+
+def norm_arguments(
+    op: str,
+    x: Tensor,
+    channels: int,
+    prefix: str,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    num_groups: int,
+    norm_scope: str,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Raises ValueError for a wrong argument; `prefix` is that of the names of weight and bias.
+
+    Returns:
+        scale and shift as (B, F, C) or (B, 1, C).
+    """
+    checks.divides(op, "num_groups", num_groups, "C", channels)
+    checks.one_of(op, "norm_scope", norm_scope, ("frame", "video"))
+    for name, value in ((f"{prefix}weight", weight), (f"{prefix}bias", bias)):
+        checks.shape(op, name, value, (channels,), "(C,)")
+        checks.device(op, name, value, x.device)
+    return _modulation(op, "scale", scale, x, channels), _modulation(op, "shift", shift, x, channels)
+
+
+def _modulation(op: str, name: str, value: Tensor | None, x: Tensor, channels: int) -> Tensor | None:
+    if value is None:
+        return None
+    checks.is_tensor(op, name, value)
+    batch, frames = x.shape[0], x.shape[2]
+    if value.shape != (batch, channels) and value.shape != (batch, frames, channels):
+        raise ValueError(
+            f"{op}: {name} must be (B, C) = {(batch, channels)} or (B, F, C) = {(batch, frames, channels)}, "
+            f"got {tuple(value.shape)}"
+        )
+    checks.device(op, name, value, x.device)
+    return (value[:, None] if value.dim() == 2 else value).contiguous()

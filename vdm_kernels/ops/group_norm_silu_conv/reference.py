@@ -1,0 +1,69 @@
+"""Plain PyTorch definition of `group_norm_silu_conv`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vdm_kernels.op import recomputed_gradients
+from vdm_kernels.ops.group_norm_silu.reference import group_norm_silu
+
+
+def group_norm_silu_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    x2: Tensor | None,
+    residual: Tensor | None,
+    num_groups: int,
+    upsample: bool,
+    stride: int,
+    norm_scope: str,
+    eps: float,
+) -> Tensor:
+    """See `vdm_kernels.group_norm_silu_conv`; scale and shift are (B, F, C) or (B, 1, C), num_groups 0 = no norm."""
+    if x2 is not None:
+        x = torch.cat([x, x2], dim=1)
+    if norm_weight is not None and norm_bias is not None:
+        x = group_norm_silu(x, norm_weight, norm_bias, scale, shift, num_groups, norm_scope, eps)
+    batch = x.shape[0]
+    # (B, C, F, H, W) -> (B F, C, H, W): a view of channels-last memory. A 3D convolution would be slower.
+    images = x.transpose(1, 2).flatten(0, 1)
+    if upsample:
+        images = F.interpolate(images, scale_factor=2.0, mode="nearest")
+    images = F.conv2d(images, weight, bias, stride=stride, padding=weight.shape[-1] // 2)
+    y = images.unflatten(0, (batch, -1)).transpose(1, 2)
+    if residual is not None:
+        y = y + residual
+    return y.contiguous(memory_format=torch.channels_last_3d)
+
+
+def group_norm_silu_conv_bwd(
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    x2: Tensor | None,
+    residual: Tensor | None,
+    num_groups: int,
+    upsample: bool,
+    stride: int,
+    norm_scope: str,
+    eps: float,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Gradients of (x, weight, bias, norm_weight, norm_bias, scale, shift, x2, residual)."""
+    tensors = (x, weight, bias, norm_weight, norm_bias, scale, shift, x2, residual)
+    args = (*tensors, num_groups, upsample, stride, norm_scope, eps)
+    return recomputed_gradients(group_norm_silu_conv, args, range(9), dout, needs)

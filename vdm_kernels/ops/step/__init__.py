@@ -1,0 +1,1 @@
+"""What the elementwise step ops share on Triton: noise, coefficients, launch arithmetic and the step kernels."""
