@@ -102,8 +102,8 @@ def diffusion_loss(
         logsnr: λ, (B,).
         parameterization: what the network predicts.
         weight: the name of w(λ), see `loss_weight`.
-        mask: which elements count (True, or a weight >= 0), (B, F) for frames or any shape with a batch axis that
-            broadcasts to x's, e.g. (B, 1, F, H, W); the mean is over those, and is 0 for a row with none.
+        mask: which elements count (True, or a weight >= 0), (B, F) for frames or any shape with a batch axis
+            that broadcasts to x's, e.g. (B, 1, F, H, W); the mean is over those, 0 for a row with none.
         min_snr_gamma: γ of "min_snr".
         variance_preserving: which process.
 
@@ -157,13 +157,13 @@ def stratified_times(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Low-variance training times: one uniform offset per batch, one time per stratum.
+    """Low-variance training times: one uniform offset per batch, one time in each of B equal intervals.
 
-        t_i = (u + i) / B,   u ~ U[0, 1),   i = 0 .. B - 1
+        t_i = (u + i / B) mod 1,   u ~ U[0, 1),   i = 0 .. B - 1
 
-    Each t_i is uniform over its own interval of length 1/B, so a mean over the batch has far lower variance
-    than with independent draws (Kingma et al. 2021, arXiv 2107.00630, appendix I.1). To stratify over several
-    processes or micro-batches, draw the whole batch from one seed and let each take its slice.
+    Kingma et al. 2021 (arXiv 2107.00630), appendix I.1: each t_i is uniform on [0, 1), and a mean over the
+    batch has far lower variance than with independent draws. To stratify over several processes or
+    micro-batches, draw the whole batch from one seed and let each take its slice.
 
     Args:
         batch_size: B >= 1.
@@ -172,7 +172,7 @@ def stratified_times(
         dtype: floating-point dtype of the result.
 
     Returns:
-        t (B,) in [0, 1], increasing.
+        t (B,) in [0, 1].
 
     Raises:
         ValueError: batch_size < 1, a seed that is not a 64-bit integer, or a dtype that is not floating.
@@ -188,7 +188,8 @@ def stratified_times(
         raise ValueError(f"{where}: dtype must be floating point, got {dtype}")
     place = checked_device(where, device)
     offset = torch.rand((), generator=seed, dtype=torch.float64)
-    return ((offset + torch.arange(batch_size, dtype=torch.float64)) / batch_size).to(place, dtype)
+    strata = torch.arange(batch_size, dtype=torch.float64) / batch_size
+    return ((offset + strata) % 1.0).to(place, dtype)
 
 
 def _check_weight(
@@ -203,6 +204,8 @@ def _checked_mask(where: str, mask: Tensor, x: Tensor) -> Tensor:
     """`mask` shaped to broadcast against x; (B, F) becomes (B, 1, F, 1, 1) for a video."""
     if not isinstance(mask, Tensor):
         raise ValueError(f"{where}: mask must be a torch.Tensor, got {type(mask).__name__}")
+    if mask.is_complex():
+        raise ValueError(f"{where}: mask must be boolean or real, got {mask.dtype}")
     shape = tuple(mask.shape)
     if mask.device != x.device:
         raise ValueError(f"{where}: mask must be on device {x.device}, got {mask.device}")

@@ -8,7 +8,6 @@ object evaluated at t = (i + 1) / T.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -139,15 +138,6 @@ class LinearBetaSchedule(Schedule):
         return -torch.log(torch.expm1(minus_two_log_alpha))
 
 
-@functools.lru_cache(maxsize=16)
-def _discrete_table(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
-    """λ at t = 0, 1/T, ..., 1, float64 on the CPU; the entry at t = 0 extrapolates the next two."""
-    betas = torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
-    log_alpha_squared = torch.log1p(-betas).cumsum(0)
-    table = log_alpha_squared - torch.log(-torch.expm1(log_alpha_squared))
-    return torch.cat([(2.0 * table[:1] - table[1:2]), table])
-
-
 @dataclass(frozen=True)
 class DiscreteLinearBetaSchedule(Schedule):
     """The discrete linear β table of DDPM and MCVD, at t = (i + 1) / T for i = 0 .. T - 1.
@@ -179,17 +169,23 @@ class DiscreteLinearBetaSchedule(Schedule):
             raise ValueError(
                 f"{where}: beta_start must be at most beta_end={self.beta_end}, got {self.beta_start}"
             )
-        if not bool(torch.isfinite(self._table()).all()):
+        if not bool(torch.isfinite(self.table()).all()):
             raise ValueError(
                 f"{where}: the product of 1 - beta must not underflow, got num_timesteps={self.num_timesteps}"
                 f" with beta_end={self.beta_end}"
             )
 
-    def _table(self) -> Tensor:
-        return _discrete_table(self.num_timesteps, self.beta_start, self.beta_end)
+    def table(self, device: torch.device | None = None) -> Tensor:
+        """λ at t = 0, 1/T, ..., 1, (T + 1,) float64; the entry at t = 0 extrapolates the next two."""
+        betas = torch.linspace(
+            self.beta_start, self.beta_end, self.num_timesteps, dtype=torch.float64, device=device
+        )
+        log_alpha_squared = torch.log1p(-betas).cumsum(0)
+        entries = log_alpha_squared - torch.log(-torch.expm1(log_alpha_squared))
+        return torch.cat([2.0 * entries[:1] - entries[1:2], entries])
 
     def _logsnr(self, t: Tensor) -> Tensor:
-        table = self._table().to(t.device)
+        table = self.table(t.device)
         position = t * self.num_timesteps
         lower = position.floor().clamp(0, self.num_timesteps - 1)
         index = lower.long()
