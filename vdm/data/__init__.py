@@ -6,7 +6,11 @@ from vdm.data.contact_sheet import write_contact_sheet
 from vdm.data.digit_images import DigitImages, bundled_digits, mnist_digits
 from vdm.data.draws import DrawDataset
 from vdm.data.gif import write_gif
+from vdm.data.image_folder import ImageFolder
+from vdm.data.joint import JointImageVideo
 from vdm.data.moving_digits import MovingDigits
+from vdm.data.video_folder import VideoFolder
+from vdm.data.video_reader import read_video
 from vdm.data.video_writer import VideoWriter, write_mp4, write_video
 
 __all__ = [
@@ -14,12 +18,16 @@ __all__ = [
     "Clip",
     "DigitImages",
     "DrawDataset",
+    "ImageFolder",
+    "JointImageVideo",
     "MovingDigits",
+    "VideoFolder",
     "VideoWriter",
     "atomic_file",
     "bundled_digits",
     "collate",
     "mnist_digits",
+    "read_video",
     "write_contact_sheet",
     "write_gif",
     "write_mp4",

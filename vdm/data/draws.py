@@ -57,8 +57,8 @@ class DrawDataset(Dataset[Clip], abc.ABC):
         """Iterates over the draws of the first epoch."""
         return (self[index] for index in range(len(self)))
 
-    def _start_draw(self, index: int) -> tuple[np.ndarray, int, np.random.Generator]:
-        """Returns the epoch's order, the draw's position in it, and the draw's generator."""
+    def _locate(self, index: int) -> tuple[int, np.ndarray, int]:
+        """Returns the draw's number as an int, its epoch's order, and its position in that."""
         try:
             draw = operator.index(index)
         except TypeError:
@@ -66,7 +66,7 @@ class DrawDataset(Dataset[Clip], abc.ABC):
         if draw < 0:
             raise ValueError(f"{type(self).__name__}: a draw number must be an integer >= 0, got {index!r}")
         epoch, position = divmod(draw, len(self))
-        return epoch_order(self.seed, epoch, len(self)), position, self._generator(draw)
+        return draw, epoch_order(self.seed, epoch, len(self)), position
 
     def _generator(self, draw: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, draw])

@@ -21,8 +21,8 @@ def write_gif(path: str | os.PathLike[str], video: Tensor, *, fps: float, scale:
     """Writes a video as a GIF that repeats for ever.
 
     Grey videos, and colour videos of up to 256 colours, are stored exactly; others get one palette for all
-    frames, so that what stands still does not flicker. GIF counts time in 1/100 s: durations are rounded so that
-    the video as a whole keeps its speed. Every frame is kept, equal neighbours too.
+    frames, so that what stands still does not flicker. GIF counts time in 1/100 s: durations are rounded so
+    that the video as a whole keeps its speed. Every frame is kept, equal neighbours too.
 
     Args:
         path: of the file; complete or not there.

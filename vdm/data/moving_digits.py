@@ -98,8 +98,8 @@ class MovingDigits(DrawDataset):
         return self._length
 
     def __getitem__(self, index: int) -> Clip:
-        order, position, rng = self._start_draw(index)
-        return self._draw(int(order[position]), rng, self.num_frames)
+        draw, order, position = self._locate(index)
+        return self._draw(int(order[position]), self._generator(draw), self.num_frames)
 
     def draw_frame(self, rng: np.random.Generator) -> Clip:
         return self._draw(int(rng.integers(self._length)), rng, 1)
