@@ -22,22 +22,39 @@ def group_norm_silu(
     eps: float,
 ) -> Tensor:
     """See `vdm_kernels.group_norm_silu`; scale and shift are (B, F, C) or (B, 1, C)."""
-    batch, channels, frames, height, width = x.shape
+    batch = x.shape[0]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    # (B, F, HW, G, C/G): the bytes of channels-last memory, so that this is a view.
-    pixels = x.permute(0, 2, 3, 4, 1).reshape(batch, frames, height * width, num_groups, -1).to(dtype)
-    dims = (2, 4) if norm_scope == "frame" else (1, 2, 4)
-    # Two passes over the data: right also where the mean is far larger than the standard deviation.
-    var, mean = torch.var_mean(pixels, dim=dims, correction=0, keepdim=True)
-    gain = weight.to(dtype).view(num_groups, -1)
-    offset = bias.to(dtype).view(num_groups, -1)
-    if scale is not None:
-        gain = gain * (1.0 + scale.to(dtype)).view(batch, -1, 1, num_groups, channels // num_groups)
-        offset = offset * (1.0 + scale.to(dtype)).view(batch, -1, 1, num_groups, channels // num_groups)
-    if shift is not None:
-        offset = offset + shift.to(dtype).view(batch, -1, 1, num_groups, channels // num_groups)
-    y = F.silu((pixels - mean) * (torch.rsqrt(var + eps) * gain) + offset).to(x.dtype)
-    return y.view(batch, frames, height, width, channels).permute(0, 4, 1, 2, 3)
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    # (B F, C, H, W) or (B, C, F H, W): channels-last views, which PyTorch normalizes without a copy.
+    images = x.transpose(1, 2).flatten(0, 1) if norm_scope == "frame" else x.flatten(2, 3)
+    images = images.to(dtype)
+    # PyTorch's channels-last statistics are wrong where mean >> std; normalization does not see the shift.
+    images = images - _group_mean(images.detach(), num_groups)
+    modulated = scale is not None or shift is not None
+    affine = (None, None) if modulated else (weight.to(dtype), bias.to(dtype))
+    y = torch.group_norm(images, num_groups, *affine, eps)
+    y = y.unflatten(0, (batch, -1)).transpose(1, 2) if norm_scope == "frame" else y.view_as(x)
+    if modulated:
+        gain, offset = weight.to(dtype), bias.to(dtype)
+        if scale is not None:
+            gain, offset = gain * (1.0 + scale.to(dtype)), offset * (1.0 + scale.to(dtype))
+        if shift is not None:
+            offset = offset + shift.to(dtype)
+        y = torch.addcmul(_per_channel(offset), y, _per_channel(gain))
+    return F.silu(y).to(x.dtype)
+
+
+def _group_mean(images: Tensor, num_groups: int) -> Tensor:
+    """The mean of each image's groups, repeated for their channels: (N, C, H, W) to (N, C, 1, 1)."""
+    channels = images.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+    groups = channels.unflatten(1, (num_groups, -1)).mean(2, keepdim=True)
+    return groups.expand(-1, -1, images.shape[1] // num_groups).flatten(1)[:, :, None, None]
+
+
+def _per_channel(affine: Tensor) -> Tensor:
+    """(C,), (B, 1, C) or (B, F, C) to broadcast against (B, C, F, H, W)."""
+    rows = affine.expand(1, 1, -1) if affine.dim() == 1 else affine
+    return rows.mT[..., None, None]
 
 
 def group_norm_silu_bwd(
