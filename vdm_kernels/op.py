@@ -52,44 +52,54 @@ class Implementation(NamedTuple):
     supports: Callable[..., str | None]
 
 
-def _constant_while_tracing(function: Callable[..., Any]) -> Callable[..., Any]:
-    # What torch.compiler.assume_constant_result sets, without importing the compiler: Dynamo calls the function
-    # instead of tracing into it.
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-@_constant_while_tracing
 def _load(package: str, name: str, backend: str) -> Implementation | str:
     """The implementation of the op `name` in a backend's module of `package`, or the reason why there is none."""
-    module_name = f"{package}.{_MODULES[backend]}"
     if backend == "native" and native.WHY_NOT is not None:
         return native.WHY_NOT
-    if backend == "triton" and importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
+    if backend == "triton" and _NO_TRITON is not None:
+        return _NO_TRITON
+    module_name = f"{package}.{_MODULES[backend]}"
     if importlib.util.find_spec(module_name) is None:
-        return f"{name} has no {backend} kernel"
+        return _no_kernel(name, backend)
     module = importlib.import_module(module_name)
     if not hasattr(module, name):
-        return f"{name} has no {backend} kernel"
+        return _no_kernel(name, backend)
     return Implementation(getattr(module, name), getattr(module, f"supports_{name}", _anything))
 
 
-@_constant_while_tracing
-def _log_fallback(name: str, backend: str, reason: str) -> None:
-    # A kernel that does not exist is no news; one that exists and is not used is, once.
-    message = f"the {backend} backend does not run {name}: {reason}"
-    if not reason.endswith("kernel") and message not in _LOGGED:
-        _LOGGED.add(message)
-        _LOGGER.warning(message)
+def _no_kernel(name: str, backend: str) -> str:
+    return f"there is no {backend} kernel of {name}"
+
+
+def _why_no_triton() -> str | None:
+    # Without a look at the device: that would start CUDA, which a process that forks later must not do.
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if not _INTERPRETING and torch.version.cuda is None and torch.version.hip is None:
+        return "Triton needs PyTorch for a GPU, or TRITON_INTERPRET=1 to interpret its kernels"
+    return None
 
 
 def _anything(*args: Any) -> None:
     return None
 
 
-def _interpreting() -> bool:
-    return os.environ.get("TRITON_INTERPRET", "0") == "1"
+def _log_fallback(name: str, backend: str, reason: str) -> None:
+    # That a kernel does not exist is no news; that one is not used is, once.
+    message = f"the {backend} backend is not used: {reason}"
+    if message not in _LOGGED and reason != _no_kernel(name, backend):
+        _LOGGED.add(message)
+        _LOGGER.warning(message)
+
+
+# What torch.compiler.assume_constant_result sets, without importing the compiler: Dynamo calls the function
+# while it traces, instead of tracing into it.
+_log_fallback._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+# Triton decides when it is imported whether it interprets.
+_INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+_NO_TRITON = _why_no_triton()
 
 
 def forced_backend() -> str | None:
@@ -149,10 +159,10 @@ class Op:
         self.reference = reference
         self.backward = backward
         self.memory_format = memory_format
-        self._package = package
-        self._fake = fake
         self._implementations: dict[str, Implementation | str] = {
-            "reference": Implementation(reference, _anything)
+            "native": _load(package, self.name, "native"),
+            "triton": _load(package, self.name, "triton"),
+            "reference": Implementation(reference, _anything),
         }
         # The last argument of the registered operator is the backend: what was chosen is in the graph.
         arguments, returns = torch.library.infer_schema(reference, mutates_args=()).rsplit(") -> ", 1)
@@ -201,34 +211,27 @@ class Op:
 
     def unsupported(self, backend: str, args: Sequence[Any]) -> str | None:
         """Why a backend cannot run this call; None where it can."""
-        implementation = self._implementation(backend)
+        implementation = self._implementations[backend]
         if isinstance(implementation, str):
             return implementation
-        if backend == "triton" and _device_type(args) != "cuda" and not _interpreting():
+        if backend == "triton" and _device_type(args) != "cuda" and not _INTERPRETING:
             return "Triton runs CPU tensors only under TRITON_INTERPRET=1"
         return implementation.supports(*args)
 
     def why_not(self, backend: str) -> str | None:
         """Why a backend is not available on this machine for any call of this op; None where it is."""
-        implementation = self._implementation(backend)
+        implementation = self._implementations[backend]
         if isinstance(implementation, str):
             return implementation
-        if backend == "triton" and not (torch.cuda.is_available() or _interpreting()):
+        if backend == "triton" and not (torch.cuda.is_available() or _INTERPRETING):
             return "Triton needs a GPU, or TRITON_INTERPRET=1"
         return None
-
-    def _implementation(self, backend: str) -> Implementation | str:
-        implementation = self._implementations.get(backend)
-        if implementation is None:
-            implementation = _load(self._package, self.name, backend)
-            self._implementations[backend] = implementation
-        return implementation
 
     def _run(self, *args: Any) -> Any:
         *args, backend = args  # type: ignore[assignment]
         for recorder in RECORDERS:
             recorder.append((self.name, backend))
-        implementation = self._implementation(backend)
+        implementation = self._implementations[backend]
         assert isinstance(implementation, Implementation), implementation
         return implementation.run(*args)
 
