@@ -1,8 +1,8 @@
 """The hot paths of video diffusion as fused operators.
 
-Every function here is defined by a plain PyTorch reference and runs on the fastest backend that supports the call:
-C++ or CUDA C++ ("native"), "triton", or the "reference" itself. `use_backend` forces one; `backends` says which are
-available on this machine, and why others are not.
+Every function here is defined by a plain PyTorch reference and runs on the fastest backend that supports
+the call: C++ or CUDA C++ ("native"), "triton", or the "reference" itself. `use_backend` forces one;
+`backends` says which are available on this machine, and why others are not.
 """
 
 from vdm_kernels.op import backends, use_backend

@@ -1,7 +1,8 @@
 """Checks of users' arguments, in one wording: `op: what is needed, got what`.
 
-They run before any work, on every call, so that they are plain comparisons that cost well under a microsecond,
-never read a tensor's values (which would wait for a GPU), and can be traced by torch.compile.
+They run before any work, on every call, so that they are plain comparisons that cost well under a
+microsecond, never read a tensor's values (which would wait for a GPU), and can be traced by
+torch.compile.
 """
 
 from __future__ import annotations
@@ -22,23 +23,19 @@ def is_tensor(op: str, name: str, value: object) -> None:
 
 
 def floating(op: str, name: str, value: Tensor, dim: int, layout: str) -> None:
-    """Raises ValueError unless `value` is a floating-point tensor with `dim` dimensions, named by `layout`."""
+    """Raises ValueError unless `value` is a floating-point tensor of `dim` dimensions, `layout`."""
     is_tensor(op, name, value)
     if value.dtype not in FLOATING:
-        raise ValueError(
-            f"{op}: {name} must be float32, bfloat16, float16 or float64, got {_dtype(value)}"
-        )
+        raise ValueError(f"{op}: {name} must be float32, bfloat16, float16 or float64, got {_dtype(value)}")
     if value.dim() != dim:
         raise ValueError(f"{op}: {name} must be {layout}, got shape {_shape(value)}")
 
 
 def batched(op: str, name: str, value: Tensor) -> None:
-    """Raises ValueError unless `value` is a floating-point tensor with a batch and at least one more dimension."""
+    """Raises ValueError unless `value` is a floating-point tensor of at least two dimensions."""
     is_tensor(op, name, value)
     if value.dtype not in FLOATING:
-        raise ValueError(
-            f"{op}: {name} must be float32, bfloat16, float16 or float64, got {_dtype(value)}"
-        )
+        raise ValueError(f"{op}: {name} must be float32, bfloat16, float16 or float64, got {_dtype(value)}")
     if value.dim() < 2:
         raise ValueError(f"{op}: {name} must be (B, ...) such as (B, C, F, H, W), got shape {_shape(value)}")
 
@@ -84,7 +81,7 @@ def per_sample(op: str, name: str, value: Tensor, reference: Tensor, expected: t
 def per_sample_or_float(
     op: str, name: str, value: float | Tensor, reference: Tensor, minimum: float = -float("inf")
 ) -> Tensor:
-    """A float, or a float32 tensor of shape (B,) or (), as a float32 tensor of shape (B,) beside `reference`."""
+    """A float, or a float32 tensor (B,) or (), as a float32 tensor (B,) beside `reference`."""
     if isinstance(value, Tensor):
         if value.dim() == 0:
             value = value.expand(reference.shape[0])

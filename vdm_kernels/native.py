@@ -1,7 +1,7 @@
 """The compiled extension `vdm_kernels._C`, or the reason why there is none.
 
-The extension knows nothing of torch: its functions take pointers and streams as integers, and sizes. What calls it
-has checked everything before.
+The extension knows nothing of torch: its functions take pointers and streams as integers, and sizes. What
+    calls it has checked everything before.
 """
 
 from __future__ import annotations
@@ -28,23 +28,27 @@ DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 PARAMETERIZATION_CODES = {"eps": 0, "x": 1, "v": 2}
 
 
-def unsupported(tensor: Tensor) -> str | None:
-    """Why the extension cannot run on this tensor's device or dtype; None where it can."""
-    if tensor.dtype not in DTYPE_CODES:
-        return f"has no kernel for {tensor.dtype}"
-    device = tensor.device.type
-    if device == "cpu" or (device == "cuda" and HAS_CUDA):
+def unsupported(device: torch.device, *dtypes: torch.dtype) -> str | None:
+    """Why the extension cannot run on tensors of this device and these dtypes; None where it can."""
+    for dtype in dtypes:
+        if dtype not in DTYPE_CODES:
+            return f"the native kernels do not take {dtype}"
+    if device.type == "cpu" or (device.type == "cuda" and HAS_CUDA):
         return None
-    if device == "cuda":
-        return "was built without CUDA"
-    return f"has no kernel for device type {device}"
+    if device.type == "cuda":
+        return "vdm_kernels._C was built without CUDA"
+    return f"the native kernels do not run on {device.type}"
 
 
 def pointer(tensor: Tensor | None) -> int:
-    """The address of a contiguous tensor's first element; 0 for None."""
+    """The address of a contiguous tensor's first element; 0, which means absent, for None."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def stream(device: torch.device) -> int:
-    """The current CUDA stream of a device, as the integer that the launchers take."""
-    return torch.cuda.current_stream(device).cuda_stream
+def launch(name: str, device: torch.device, *arguments: int | float | bool) -> None:
+    """Runs `<name>_cpu`, or `<name>_cuda` on the current stream of a GPU."""
+    if device.type == "cpu":
+        getattr(C, f"{name}_cpu")(*arguments)
+        return
+    with torch.cuda.device(device):
+        getattr(C, f"{name}_cuda")(*arguments, torch.cuda.current_stream(device).cuda_stream)

@@ -1,8 +1,9 @@
 """The one mechanism by which every op is defined, registered with PyTorch, and sent to a backend.
 
-An op is a reference: a plain PyTorch function whose signature is the schema and whose result is the definition.
-Beside it, in the op's folder, a backend is a module with a function of the op's name and the reference's
-signature, and a function `supports_<op>` of the same arguments that returns None or the reason why not:
+An op is a reference: a plain PyTorch function whose signature is the schema and whose result is the
+    definition. Beside it, in the op's folder, a backend is a module with a function of the op's name and
+    the reference's signature, and a function `supports_<op>` of the same arguments that returns None or
+    the reason why not:
 
     vdm_kernels/ops/<op>/native.py           <op>, supports_<op>      C++ on the CPU, CUDA C++ on a GPU
     vdm_kernels/ops/<op>/triton_kernels.py   <op>, supports_<op>      Triton
@@ -53,7 +54,7 @@ class Implementation(NamedTuple):
 
 
 def _load(package: str, name: str, backend: str) -> Implementation | str:
-    """The implementation of the op `name` in a backend's module of `package`, or the reason why there is none."""
+    """The implementation of op `name` in a backend's module of `package`, or why there is none."""
     if backend == "native" and native.WHY_NOT is not None:
         return native.WHY_NOT
     if backend == "triton" and _NO_TRITON is not None:
@@ -111,8 +112,9 @@ def forced_backend() -> str | None:
 def use_backend(name: str) -> Iterator[None]:
     """Runs every op inside on one backend: "reference", "native" or "triton".
 
-    An op that this backend cannot run raises ValueError with the reason. A backward pass runs on the backend of its
-    forward pass, also where it is called outside. Compiled functions are compiled again for another backend.
+    An op that this backend cannot run raises ValueError with the reason. A backward pass runs on the
+    backend of its forward pass, also where it is called outside. Compiled functions are compiled again
+    for another backend.
 
     Raises:
         ValueError: `name` is no backend.
@@ -168,7 +170,9 @@ class Op:
         arguments, returns = torch.library.infer_schema(reference, mutates_args=()).rsplit(") -> ", 1)
         names = [argument.split()[-1].split("=")[0] for argument in arguments[1:].split(", ")]
         self._differentiable = tuple(names.index(name) for name in differentiable)
-        _LIBRARY.define(f"{self.name}{arguments}, str backend) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.define(
+            f"{self.name}{arguments}, str backend) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,)
+        )
         _LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
         qualified = f"vdm_kernels::{self.name}"
         torch.library.register_fake(qualified, lambda *args: fake(*args[:-1]), lib=_LIBRARY)
@@ -241,7 +245,10 @@ class Op:
         for arg in args:
             if isinstance(arg, Tensor) and ((grad and arg.requires_grad) or type(arg) not in _PLAIN):
                 return True
-        return bool(torch._C._len_torch_dispatch_stack()) or torch._C._functorch.peek_interpreter_stack() is not None
+        return (
+            bool(torch._C._len_torch_dispatch_stack())
+            or torch._C._functorch.peek_interpreter_stack() is not None
+        )
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         *args, ctx.backend = inputs
@@ -251,10 +258,14 @@ class Op:
     def _run_backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
         if self.backward is None:
             raise RuntimeError(f"{self.name}: has no gradient")
-        args = [constant if saved is None else saved for saved, constant in zip(ctx.saved_tensors, ctx.constants)]
+        args = [
+            constant if saved is None else saved for saved, constant in zip(ctx.saved_tensors, ctx.constants)
+        ]
         needs = [bool(ctx.needs_input_grad[i]) for i in self._differentiable]
         call = (grads[0].contiguous(memory_format=self.memory_format), *args, needs)
-        if torch.is_grad_enabled():  # create_graph: the reference of the backward pass is differentiable again
+        if (
+            torch.is_grad_enabled()
+        ):  # create_graph: the reference of the backward pass is differentiable again
             results = self.backward.reference(*call)
         else:
             results = self.backward.overload(*call, self.backward.select(call, prefer=ctx.backend))
@@ -287,7 +298,7 @@ def recomputed_gradients(
     dout: Tensor,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """The gradients of a reference by running it again under autograd; differentiable again where grad is enabled."""
+    """The gradients of a reference by running it again; differentiable where grad is enabled."""
     create_graph = torch.is_grad_enabled()
     args, inputs = list(args), []
     with torch.enable_grad(), _autograd_keys():
@@ -305,7 +316,8 @@ def recomputed_gradients(
 
 
 def _autograd_keys() -> contextlib.AbstractContextManager[Any]:
-    # A registered operator runs with the autograd dispatch keys excluded; enable_grad alone records nothing there.
+    # A registered operator runs with the autograd dispatch keys excluded; enable_grad alone records
+    # nothing there.
     excluded = torch._C._dispatch_tls_local_exclude_set()
     for key in _AUTOGRAD_KEYS:
         excluded = excluded.remove(key)

@@ -26,13 +26,14 @@ ABS_QUANTILE = Op(reference, fake=_fake, package=__name__, backward=ABS_QUANTILE
 
 
 def abs_quantile(x: Tensor, q: float) -> Tensor:
-    """The exact q-quantile of |x| per sample, linearly interpolated, as `torch.quantile` gives it for small tensors.
+    """The exact q-quantile of |x| per sample, with linear interpolation as in `torch.quantile`.
 
         r = q (n - 1), with m_0 <= ... <= m_{n-1} the sorted magnitudes of the n elements of a sample:
         result = m_floor(r) + (r - floor(r)) (m_{floor(r)+1} - m_floor(r))
 
-    It is the s of dynamic thresholding (Saharia et al. 2022, Imagen, section 2.3). There is no limit on n, and r is
-    computed in double precision, so that it is exact where float32 indices end (2^24). A sample with a NaN gives NaN.
+    It is the s of dynamic thresholding (Saharia et al. 2022, Imagen, section 2.3). There is no limit on
+    n, and r is computed in double precision, so that it is exact where float32 indices end (2^24). A
+    sample with a NaN gives NaN.
 
     Args:
         x: (B, ...), with at least one element per sample.

@@ -12,7 +12,7 @@ from vdm_kernels.ops.step.reference import compute_dtype
 
 
 def quantile_rank(n: int, q: float) -> tuple[int, float]:
-    """The 0-based index of the lower order statistic, and the weight of the next: q (n - 1) = index + weight."""
+    """Index (from 0) of the lower order statistic and weight of the next: q (n - 1) = index + weight."""
     rank = q * (n - 1)
     index = min(math.floor(rank), n - 1)
     return index, rank - index

@@ -78,17 +78,18 @@ def ancestral_step(
     add_noise: bool = True,
     variance_preserving: bool = True,
 ) -> Tensor:
-    """One ancestral sampling step, from z_t to z_s with s < t (Ho et al. 2022, Video Diffusion Models, eqs. 3-4).
+    """One ancestral step, from z_t to z_s with s < t (Ho et al. 2022, Video Diffusion Models, eqs. 3-4).
 
         prediction <- (1 + w) prediction - w uncond                                      where uncond is given
-        x_hat = (z - sigma_t eps) / alpha_t | x | alpha_t z - sigma_t v                  by the parameterization
-        x_hat <- clip(x_hat, -s', s') / s',  s' = max(threshold, 1)                      where threshold is given
-        z_s = e^{lt-ls} (alpha_s/alpha_t) z + (1 - e^{lt-ls}) alpha_s x_hat + std noise
-        log std^2 = log(1 - e^{lt-ls}) + (1 - gamma) log sigma_s^2 + gamma log sigma_t^2
+        x_hat = (z - sigma_t eps) / alpha_t | x | alpha_t z - sigma_t v                  by the
+        parameterization x_hat <- clip(x_hat, -s', s') / s',  s' = max(threshold, 1)
+        where threshold is given z_s = e^{lt-ls} (alpha_s/alpha_t) z + (1 - e^{lt-ls}) alpha_s x_hat + std
+        noise log std^2 = log(1 - e^{lt-ls}) + (1 - gamma) log sigma_s^2 + gamma log sigma_t^2
 
-    where l = logsnr, alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l), noise = philox_normal(z.shape, seed, draw); for a
-    variance-exploding process alpha = 1, sigma^2 = e^-l, and v gives x_hat = (z - sigma v) / (1 + sigma^2).
-    Arithmetic in float32 (float64 for a float64 z), whatever the dtypes. Gradients of z, prediction and uncond.
+    where l = logsnr, alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l), noise = philox_normal(z.shape, seed,
+    draw); for a variance-exploding process alpha = 1, sigma^2 = e^-l, and v gives x_hat = (z - sigma v) /
+    (1 + sigma^2). Arithmetic in float32 (float64 for a float64 z), whatever the dtypes. Gradients of z,
+    prediction and uncond.
 
     Args:
         z: (B, ...), such as a video (B, C, F, H, W), at log-SNR logsnr_t.
@@ -101,8 +102,8 @@ def ancestral_step(
         gamma: interpolates the variance between its lower (0) and its upper bound (1).
         uncond: the prediction without conditioning, prediction's shape and dtype.
         guidance_weight: w, a number or float32 (B,) or (); given exactly where uncond is.
-        threshold: a number or float32 (B,) or (); 1.0 is static clipping to [-1, 1], `abs_quantile` of x_hat dynamic
-            thresholding (Saharia et al. 2022).
+        threshold: a number or float32 (B,) or (); 1.0 is static clipping to [-1, 1], `abs_quantile` of
+            x_hat dynamic thresholding (Saharia et al. 2022).
         add_noise: False on the last step.
         variance_preserving: which of the two processes.
 
@@ -110,7 +111,8 @@ def ancestral_step(
         z_s, contiguous, with z's shape and dtype.
 
     Raises:
-        ValueError: an argument has the wrong type, shape, dtype, device or range, or a constant requires grad.
+        ValueError: an argument has the wrong type, shape, dtype, device or range, or a constant requires
+            grad.
     """
     checks.unit_interval("ancestral_step", "gamma", gamma)
     arguments = step_arguments(

@@ -75,18 +75,19 @@ def ddim_step(
     threshold: float | Tensor | None = None,
     variance_preserving: bool = True,
 ) -> Tensor:
-    """One DDIM step, from z_t to z_s with s < t (Song et al. 2020, Denoising Diffusion Implicit Models, eq. 12).
+    """One DDIM step, from z_t to z_s with s < t (Song et al. 2020, DDIM, eq. 12).
 
         prediction <- (1 + w) prediction - w uncond                                      where uncond is given
-        x_hat = (z - sigma_t eps) / alpha_t | x | alpha_t z - sigma_t v                  by the parameterization
-        x_hat <- clip(x_hat, -s', s') / s',  s' = max(threshold, 1)                      where threshold is given
-        eps_hat = (z - alpha_t x_hat) / sigma_t
-        z_s = alpha_s x_hat + sqrt(sigma_s^2 - sigma_eta^2) eps_hat + sigma_eta noise
-        sigma_eta = eta sqrt(1 - e^{lt-ls}) sigma_s
+        x_hat = (z - sigma_t eps) / alpha_t | x | alpha_t z - sigma_t v                  by the
+        parameterization x_hat <- clip(x_hat, -s', s') / s',  s' = max(threshold, 1)
+        where threshold is given eps_hat = (z - alpha_t x_hat) / sigma_t z_s = alpha_s x_hat +
+        sqrt(sigma_s^2 - sigma_eta^2) eps_hat + sigma_eta noise sigma_eta = eta sqrt(1 - e^{lt-ls})
+        sigma_s
 
-    where l = logsnr, alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l), noise = philox_normal(z.shape, seed, draw); for a
-    variance-exploding process alpha = 1, sigma^2 = e^-l, and v gives x_hat = (z - sigma v) / (1 + sigma^2).
-    Arithmetic in float32 (float64 for a float64 z), whatever the dtypes. Gradients of z, prediction and uncond.
+    where l = logsnr, alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l), noise = philox_normal(z.shape, seed,
+    draw); for a variance-exploding process alpha = 1, sigma^2 = e^-l, and v gives x_hat = (z - sigma v) /
+    (1 + sigma^2). Arithmetic in float32 (float64 for a float64 z), whatever the dtypes. Gradients of z,
+    prediction and uncond.
 
     Args:
         z: (B, ...), such as a video (B, C, F, H, W), at log-SNR logsnr_t.
@@ -99,15 +100,16 @@ def ddim_step(
         eta: 0 is deterministic, 1 is the ancestral step with gamma = 0.
         uncond: the prediction without conditioning, prediction's shape and dtype.
         guidance_weight: w, a number or float32 (B,) or (); given exactly where uncond is.
-        threshold: a number or float32 (B,) or (); 1.0 is static clipping to [-1, 1], `abs_quantile` of x_hat dynamic
-            thresholding (Saharia et al. 2022).
+        threshold: a number or float32 (B,) or (); 1.0 is static clipping to [-1, 1], `abs_quantile` of
+            x_hat dynamic thresholding (Saharia et al. 2022).
         variance_preserving: which of the two processes.
 
     Returns:
         z_s, contiguous, with z's shape and dtype.
 
     Raises:
-        ValueError: an argument has the wrong type, shape, dtype, device or range, or a constant requires grad.
+        ValueError: an argument has the wrong type, shape, dtype, device or range, or a constant requires
+            grad.
     """
     checks.unit_interval("ddim_step", "eta", eta)
     arguments = step_arguments(

@@ -71,9 +71,9 @@ def group_norm_silu(
 
         x_hat = (x - mean) / sqrt(var + eps);  y = silu((x_hat weight + bias) (1 + scale) + shift)
 
-    with mean and var over a group's channels and the pixels of one frame (norm_scope "frame") or of all frames
-    ("video"). Statistics are computed in float32 (float64 for a float64 x), accurately also for mean >> std. Gradients
-    of every tensor.
+    with mean and var over a group's channels and the pixels of one frame (norm_scope "frame") or of all
+    frames ("video"). Statistics are computed in float32 (float64 for a float64 x), accurately also for
+    mean >> std. Gradients of every tensor.
 
     Args:
         x: (B, C, F, H, W), channels-last in memory (`torch.channels_last_3d`); another layout is converted.

@@ -106,9 +106,9 @@ def group_norm_silu_conv(
 
         y = conv(up(silu(group_norm(cat[x, x2]) (1 + scale) + shift))) + bias + residual
 
-    the 1x3x3 convolution of a residual block (Ho et al. 2022, Video Diffusion Models, section 3). Without norm_weight
-    there is neither norm nor SiLU. Zero padding k // 2 comes after SiLU. Statistics in float32 (float64 for a float64
-    x). Gradients of every tensor.
+    the 1x3x3 convolution of a residual block (Ho et al. 2022, Video Diffusion Models, section 3). Without
+    norm_weight there is neither norm nor SiLU. Zero padding k // 2 comes after SiLU. Statistics in
+    float32 (float64 for a float64 x). Gradients of every tensor.
 
     Args:
         x: (B, C1, F, H, W), channels-last in memory (`torch.channels_last_3d`); another layout is converted.
@@ -144,7 +144,7 @@ def group_norm_silu_conv(
         for name, value in given.items():
             if value is not None:
                 raise ValueError(
-                    f"{op}: norm_weight, norm_bias and num_groups must be given together, got {name} without them all"
+                    f"{op}: norm_weight, norm_bias and num_groups must be given together, got {name} alone"
                 )
     else:
         scale, shift = norm_arguments(

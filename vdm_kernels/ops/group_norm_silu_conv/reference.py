@@ -28,7 +28,7 @@ def group_norm_silu_conv(
     norm_scope: str,
     eps: float,
 ) -> Tensor:
-    """See `vdm_kernels.group_norm_silu_conv`; scale and shift are (B, F, C) or (B, 1, C), num_groups 0 = no norm."""
+    """See `vdm_kernels.group_norm_silu_conv`; scale, shift are (B, F or 1, C); num_groups 0 is no norm."""
     if x2 is not None:
         x = torch.cat([x, x2], dim=1)
     if norm_weight is not None and norm_bias is not None:

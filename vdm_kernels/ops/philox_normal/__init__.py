@@ -31,8 +31,8 @@ def philox_normal(
         element 4k     = radius(r0) cos(angle(r1)),  element 4k + 1 = radius(r0) sin(angle(r1))
         element 4k + 2 = radius(r2) cos(angle(r3)),  element 4k + 3 = radius(r2) sin(angle(r3))
 
-    with the Philox4x32-10 of Random123 (Salmon et al. 2011). So the same seed gives the same noise, to 2e-6, on every
-    backend and device, for every batch size and every position in the batch.
+    with the Philox4x32-10 of Random123 (Salmon et al. 2011). So the same seed gives the same noise, to
+    2e-6, on every backend and device, for every batch size and every position in the batch.
 
     Args:
         shape: (B, ...).

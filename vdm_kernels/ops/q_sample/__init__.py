@@ -43,8 +43,8 @@ def q_sample(
         z = alpha x + sigma eps,  eps = philox_normal(x.shape, seed, draw)
 
     with alpha^2 = sigmoid(logsnr), sigma^2 = sigmoid(-logsnr), or for a variance-exploding process alpha = 1,
-    sigma^2 = exp(-logsnr) (Ho et al. 2022, Video Diffusion Models, section 2). Arithmetic in float32 (float64 for a
-    float64 x). Gradient of x; eps is a constant.
+    sigma^2 = exp(-logsnr) (Ho et al. 2022, Video Diffusion Models, section 2). Arithmetic in float32
+    (float64 for a float64 x). Gradient of x; eps is a constant.
 
     Args:
         x: (B, ...), such as a video (B, C, F, H, W) in [-1, 1].

@@ -39,7 +39,8 @@ def spatial_attention(qkv: Tensor, bias_table: Tensor | None = None) -> Tensor:
     Softmax in float32 (float64 for a float64 qkv). Gradients of qkv and bias_table.
 
     Args:
-        qkv: (N, H, W, 3, heads, d), as one projection of channels-last images gives them; N = B F for a video.
+        qkv: (N, H, W, 3, heads, d), as one projection of channels-last images gives them; N = B F for a
+            video.
         bias_table: (heads, 2 Hmax - 1, 2 Wmax - 1) with Hmax >= H and Wmax >= W; any floating dtype.
 
     Returns:

@@ -1,1 +1,1 @@
-"""What the elementwise step ops share on Triton: noise, coefficients, launch arithmetic and the step kernels."""
+"""What the elementwise step ops share: arguments, coefficients, noise, launches and Triton kernels."""

@@ -30,8 +30,8 @@ def prediction_coefficients(
 ) -> tuple[Tensor, Tensor]:
     """(p, r) of `x_hat = p z + r prediction`.
 
-    eps: x = (z - sigma eps) / alpha. x: x. v = alpha eps - sigma x, so that x = (alpha z - sigma v) / (alpha^2 +
-    sigma^2), where the denominator is 1 for a variance-preserving process.
+    eps: x = (z - sigma eps) / alpha. x: x. v = alpha eps - sigma x, so that x = (alpha z - sigma v) /
+        (alpha^2 + sigma^2), where the denominator is 1 for a variance-preserving process.
     """
     log_alpha, log_sigma = log_alpha_sigma(logsnr, variance_preserving)
     if parameterization == "eps":

@@ -34,18 +34,18 @@ TEMPORAL_ATTENTION = Op(
 
 
 def temporal_attention(qkv: Tensor, bias: Tensor | None = None, segment_ids: Tensor | None = None) -> Tensor:
-    """Attention over the frames of a video, for every pixel and head (Ho et al. 2022, Video Diffusion Models, section 3).
+    """Attention over the frames of a video, for every pixel and head (Ho et al. 2022, section 3).
 
         out_i = sum_j softmax_j(q_i . k_j / sqrt(d) + bias_ij) v_j,  over the frames j with i's segment id
 
     Softmax in float32 (float64 for a float64 qkv). Gradients of qkv and bias.
 
     Args:
-        qkv: (B, F, S, 3, heads, d): queries, keys and values of S pixels, as one projection of channels-last video gives
-            them.
+        qkv: (B, F, S, 3, heads, d): queries, keys and values of S pixels, as one projection of
+            channels-last video gives them.
         bias: (heads, F, F), or (B, heads, F, F) for each sample its own; any floating dtype.
-        segment_ids: (B, F), an integer dtype: a frame attends to frames of the same id only. Images that train beside
-            a video have ids of their own.
+        segment_ids: (B, F), an integer dtype: a frame attends to frames of the same id only. Images that
+            train beside a video have ids of their own.
 
     Returns:
         (B, F, S, heads, d), contiguous, in qkv's dtype; under autocast in the autocast dtype.
