@@ -26,14 +26,15 @@ struct StepCoefficients {
 template <typename Real>
 struct SignalNoise {
   Real alpha, sigma;
+  Real norm2;  // alpha^2 + sigma^2
 };
 
 template <typename Real>
 VDM_HOST_DEVICE inline SignalNoise<Real> signal_noise(Real logsnr, bool variance_preserving) {
   using std::exp;
   using std::sqrt;
-  if (!variance_preserving) return {Real(1), exp(Real(-0.5) * logsnr)};
-  return {Real(1) / sqrt(Real(1) + exp(-logsnr)), Real(1) / sqrt(Real(1) + exp(logsnr))};
+  if (!variance_preserving) return {Real(1), exp(Real(-0.5) * logsnr), Real(1) + exp(-logsnr)};
+  return {Real(1) / sqrt(Real(1) + exp(-logsnr)), Real(1) / sqrt(Real(1) + exp(logsnr)), Real(1)};
 }
 
 // xhat from what the network predicts: (z - sigma eps) / alpha, x, or (alpha z - sigma v) / (alpha^2 +
@@ -50,11 +51,10 @@ VDM_HOST_DEVICE inline void set_prediction(StepCoefficients<Real>* step, const S
       step->x_from_z = Real(0);
       step->x_from_prediction = Real(1);
       break;
-    case Parameterization::kV: {
-      step->x_from_z = t.alpha;
-      step->x_from_prediction = -t.sigma;
+    case Parameterization::kV:
+      step->x_from_z = t.alpha / t.norm2;
+      step->x_from_prediction = -t.sigma / t.norm2;
       break;
-    }
   }
 }
 
@@ -89,13 +89,14 @@ template <typename Real>
 VDM_HOST_DEVICE inline StepCoefficients<Real> ddim_coefficients(Real logsnr_t, Real logsnr_s, Real eta,
                                                                 Parameterization parameterization,
                                                                 bool variance_preserving) {
+  using std::exp;
   using std::expm1;
   using std::sqrt;
   const SignalNoise<Real> t = signal_noise(logsnr_t, variance_preserving);
   const SignalNoise<Real> s = signal_noise(logsnr_s, variance_preserving);
   const Real one_minus_e = -expm1(logsnr_t - logsnr_s);
-  // sqrt(sigma_s^2 - sigma_eta^2) / sigma_s; at eta = 1 it is sqrt(e), without cancellation for eta <= 1.
-  const Real kept = sqrt(Real(1) - eta * eta * one_minus_e);
+  // sqrt(sigma_s^2 - sigma_eta^2) / sigma_s = sqrt(1 - eta^2 (1 - e)), without cancellation.
+  const Real kept = sqrt((Real(1) - eta) * (Real(1) + eta) + eta * eta * exp(logsnr_t - logsnr_s));
   StepCoefficients<Real> step;
   step.z_scale = kept * s.sigma / t.sigma;
   step.x_scale = s.alpha - step.z_scale * t.alpha;

@@ -1,0 +1,162 @@
+// The module vdm_kernels._C: one line per launcher. It knows nothing of torch: tensors are addresses (0 =
+// absent), element types and parameterizations are the codes of common/types.h, a CUDA stream is its address.
+// The Python side checks everything before it calls; nothing is checked here.
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+
+#include "abs_quantile/abs_quantile.h"
+#include "ancestral_step/ancestral_step.h"
+#include "common/allocator.h"
+#include "common/cpu_isa.h"
+#include "common/parallel.h"
+#include "ddim_step/ddim_step.h"
+#include "philox_normal/philox_normal.h"
+#include "q_sample/q_sample.h"
+
+namespace py = pybind11;
+using py::operator""_a;
+
+namespace vdm {
+namespace {
+
+using Address = uintptr_t;
+
+template <typename T = void>
+T* pointer(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// The arguments of each op, in Python's order.
+
+PhiloxNormalParams philox_normal(Address out, int dtype, int64_t batch, int64_t n, Address seed,
+                                 Address draw) {
+  return {pointer(out), DType(dtype), batch, n, pointer<int64_t>(seed), pointer<int64_t>(draw)};
+}
+
+QSampleParams q_sample(Address x, Address z, Address eps, int dtype, int64_t batch, int64_t n, Address logsnr,
+                       Address seed, Address draw, bool variance_preserving) {
+  return {pointer(x),
+          pointer(z),
+          pointer(eps),
+          DType(dtype),
+          batch,
+          n,
+          pointer<float>(logsnr),
+          pointer<int64_t>(seed),
+          pointer<int64_t>(draw),
+          variance_preserving};
+}
+
+AncestralStepParams ancestral_step(Address z, Address prediction, Address uncond, Address out, int z_dtype,
+                                   int prediction_dtype, int64_t batch, int64_t n, Address logsnr_t,
+                                   Address logsnr_s, Address guidance_weight, Address threshold, Address seed,
+                                   Address draw, int parameterization, double gamma, bool add_noise,
+                                   bool variance_preserving) {
+  return {{pointer(z), pointer(prediction), pointer(uncond), pointer(out), DType(z_dtype),
+           DType(prediction_dtype), batch, n, pointer<float>(logsnr_t), pointer<float>(logsnr_s),
+           pointer<float>(guidance_weight), pointer<float>(threshold), pointer<int64_t>(seed),
+           pointer<int64_t>(draw), Parameterization(parameterization), variance_preserving},
+          gamma,
+          add_noise};
+}
+
+AncestralStepBackwardParams ancestral_step_bwd(Address dout, Address z, Address prediction, Address uncond,
+                                               Address dz, Address dprediction, Address duncond, int z_dtype,
+                                               int prediction_dtype, int64_t batch, int64_t n,
+                                               Address logsnr_t, Address logsnr_s, Address guidance_weight,
+                                               Address threshold, int parameterization,
+                                               bool variance_preserving) {
+  return {{pointer(dout), pointer(z), pointer(prediction), pointer(uncond), pointer(dz), pointer(dprediction),
+           pointer(duncond), DType(z_dtype), DType(prediction_dtype), batch, n, pointer<float>(logsnr_t),
+           pointer<float>(logsnr_s), pointer<float>(guidance_weight), pointer<float>(threshold),
+           Parameterization(parameterization), variance_preserving}};
+}
+
+DdimStepParams ddim_step(Address z, Address prediction, Address uncond, Address out, int z_dtype,
+                         int prediction_dtype, int64_t batch, int64_t n, Address logsnr_t, Address logsnr_s,
+                         Address guidance_weight, Address threshold, Address seed, Address draw,
+                         int parameterization, double eta, bool variance_preserving) {
+  return {ancestral_step(z, prediction, uncond, out, z_dtype, prediction_dtype, batch, n, logsnr_t, logsnr_s,
+                         guidance_weight, threshold, seed, draw, parameterization, 0.0, false,
+                         variance_preserving)
+              .step,
+          eta};
+}
+
+DdimStepBackwardParams ddim_step_bwd(Address dout, Address z, Address prediction, Address uncond, Address dz,
+                                     Address dprediction, Address duncond, int z_dtype, int prediction_dtype,
+                                     int64_t batch, int64_t n, Address logsnr_t, Address logsnr_s,
+                                     Address guidance_weight, Address threshold, int parameterization,
+                                     double eta, bool variance_preserving) {
+  return {ancestral_step_bwd(dout, z, prediction, uncond, dz, dprediction, duncond, z_dtype, prediction_dtype,
+                             batch, n, logsnr_t, logsnr_s, guidance_weight, threshold, parameterization,
+                             variance_preserving)
+              .step,
+          eta};
+}
+
+AbsQuantileParams abs_quantile(Address x, Address out, int dtype, int64_t batch, int64_t n, double q) {
+  return {pointer(x), pointer<float>(out), DType(dtype), batch, n, q};
+}
+
+// Defines a launcher: its arguments are those of `params`, without the interpreter's lock.
+template <typename Params, typename... Args>
+void define(py::module_& m, const char* name, void (*launch)(const Params&), Params (*params)(Args...)) {
+  m.def(name, [=](Args... args) { launch(params(args...)); }, py::call_guard<py::gil_scoped_release>());
+}
+
+#ifdef VDM_HAS_CUDA
+// As above; the last argument is the stream.
+template <typename Params, typename... Args>
+void define(py::module_& m, const char* name, void (*launch)(const Params&, void*),
+            Params (*params)(Args...)) {
+  m.def(
+      name, [=](Args... args, Address stream) { launch(params(args...), pointer(stream)); },
+      py::call_guard<py::gil_scoped_release>());
+}
+
+void abs_quantile_with_workspace(Address x, Address out, int dtype, int64_t batch, int64_t n, double q,
+                                 Address workspace, int64_t workspace_bytes, Address stream) {
+  abs_quantile_cuda(abs_quantile(x, out, dtype, batch, n, q), pointer(workspace), workspace_bytes,
+                    pointer(stream));
+}
+#endif
+
+PYBIND11_MODULE(_C, m) {
+  define(m, "philox_normal_cpu", philox_normal_cpu, philox_normal);
+  define(m, "q_sample_cpu", q_sample_cpu, q_sample);
+  define(m, "ancestral_step_cpu", ancestral_step_cpu, ancestral_step);
+  define(m, "ancestral_step_bwd_cpu", ancestral_step_bwd_cpu, ancestral_step_bwd);
+  define(m, "ddim_step_cpu", ddim_step_cpu, ddim_step);
+  define(m, "ddim_step_bwd_cpu", ddim_step_bwd_cpu, ddim_step_bwd);
+  define(m, "abs_quantile_cpu", abs_quantile_cpu, abs_quantile);
+
+#ifdef VDM_HAS_CUDA
+  define(m, "philox_normal_cuda", philox_normal_cuda, philox_normal);
+  define(m, "q_sample_cuda", q_sample_cuda, q_sample);
+  define(m, "ancestral_step_cuda", ancestral_step_cuda, ancestral_step);
+  define(m, "ancestral_step_bwd_cuda", ancestral_step_bwd_cuda, ancestral_step_bwd);
+  define(m, "ddim_step_cuda", ddim_step_cuda, ddim_step);
+  define(m, "ddim_step_bwd_cuda", ddim_step_bwd_cuda, ddim_step_bwd);
+  m.def("abs_quantile_cuda", abs_quantile_with_workspace, py::call_guard<py::gil_scoped_release>());
+  m.def("abs_quantile_cuda_workspace_bytes", abs_quantile_cuda_workspace_bytes, "batch"_a);
+  m.attr("has_cuda") = true;
+#else
+  m.attr("has_cuda") = false;
+#endif
+
+  m.def("cpu_isa", [] { return cpu_isa_name(cpu_isa()); }, "The instruction set the CPU kernels use.");
+  m.def(
+      "set_cpu_isa", [](const std::string& name) { set_cpu_isa(cpu_isa_from_name(name.c_str())); }, "name"_a,
+      "Use baseline, avx2 or avx512; ValueError where the CPU lacks it.");
+  m.def("num_threads", max_threads,
+        "How many threads the CPU kernels use: OpenMP's setting, shared with torch.");
+  m.def("set_allocator_policy", set_allocator_policy,
+        "Keep freed memory in the process (glibc); False where that is not possible.");
+  m.attr("build_info") = VDM_BUILD_INFO;
+}
+
+}  // namespace
+}  // namespace vdm

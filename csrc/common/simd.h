@@ -1,0 +1,44 @@
+// The vector types of one instruction set, for *_simd.cpp files: F32 and U32 of kLanes lanes, U64 of kLanes
+// / 2. Everything is always_inline in namespace vdm::VDM_ISA; these files use nothing of the standard
+// library, since an out-of-line copy of an inline function compiled here could be linked into code that runs
+// on any CPU.
+//
+//     load, store, stream         unaligned; stream is non-temporal and needs an aligned address, then
+//     stream_fence
+//     + - * & ^ << >>             lane-wise; << and >> by a constant, >> is logical
+//     fma(a, b, c)                a * b + c
+//     mul_lo32(a, b)              U64: product of the low halves of each 64-bit lane
+//     zip_lo32(even, odd)         U32: low halves of the 64-bit lanes, alternately
+//     interleave4(a, b, c, d)     within 128-bit lanes: a0 b0 c0 d0, a1 b1 c1 d1, ... (a transposed 4x4)
+//     select_bit<bit>(t, a, b)    bit of t set ? a : b
+//     flip_sign(x, s)             negates x where the top bit of s is set
+//     lanes_within(a, low, high)  bit mask of low <= lane <= high, for values below 2^31
+//     min_above(a, high, best)    a > high ? min(a, best) : best, for values below 2^31
+//     load_bf16, store_f16, ...   kLanes values of a narrower type; stores round to nearest even
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if !defined(VDM_ISA)
+#  error "simd.h is for files compiled once per instruction set"
+#endif
+
+#define VDM_INLINE static inline __attribute__((always_inline))
+#define VDM_MEMBER inline __attribute__((always_inline))
+
+#if defined(VDM_ISA_AVX512)
+#  include "common/simd_avx512.h"
+#elif defined(VDM_ISA_AVX2)
+#  include "common/simd_avx2.h"
+#else
+#  include "common/simd_baseline.h"
+#endif
+
+namespace vdm {
+namespace VDM_ISA {
+
+VDM_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
+
+}  // namespace VDM_ISA
+}  // namespace vdm
