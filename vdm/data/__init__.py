@@ -1,6 +1,6 @@
 """Data sets of videos and images, and the files they come from and go to."""
 
-from vdm.data.atomic_file import atomic_file
+from vdm.data.atomic_files import atomic_file
 from vdm.data.clip import Batch, Clip, collate
 from vdm.data.contact_sheet import write_contact_sheet
 from vdm.data.digit_images import DigitImages, bundled_digits, mnist_digits

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from vdm.data.arguments import check_int
-from vdm.data.atomic_file import atomic_file, check_target
+from vdm.data.atomic_files import atomic_file, check_target
 from vdm.data.pixels import enlarge, to_uint8
 
 _GAP = 2

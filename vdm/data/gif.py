@@ -10,7 +10,7 @@ from PIL import GifImagePlugin, Image
 from torch import Tensor
 
 from vdm.data.arguments import check_int, check_positive
-from vdm.data.atomic_file import atomic_file, check_target
+from vdm.data.atomic_files import atomic_file, check_target
 from vdm.data.pixels import enlarge, to_uint8
 
 # A palette is chosen from about this many pixels, spread over all frames.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from vdm.data.arguments import check_choice, check_int, check_size
@@ -140,7 +141,7 @@ def _read_by_pts(
                 container.seek(seek, stream=stream, backward=True)
             except av.FFmpegError:
                 return None
-        aspect = _pixel_aspect(stream)
+        aspect, scaler = _pixel_aspect(stream), VideoReformatter()
         previous: int | None = None
         for frame in decode(container, stream):
             if frame.pts is None or (previous is not None and frame.pts <= previous):
@@ -150,7 +151,7 @@ def _read_by_pts(
             previous = frame.pts
             if frame.pts in missing:
                 missing.remove(frame.pts)
-                frames[frame.pts] = view.of_frame(frame, pixel_aspect=aspect)
+                frames[frame.pts] = view.of_frame(frame, scaler=scaler, pixel_aspect=aspect)
             if not missing:
                 return frames
             if frame.pts > stamps[-1]:
@@ -162,10 +163,10 @@ def _read_by_count(path: Path, wanted: np.ndarray, view: View) -> dict[int, np.n
     numbers = set(wanted.tolist())
     frames: dict[int, np.ndarray] = {}
     with open_video(path) as (container, stream):
-        aspect = _pixel_aspect(stream)
+        aspect, scaler = _pixel_aspect(stream), VideoReformatter()
         for number, frame in enumerate(decode(container, stream)):
             if number in numbers:
-                frames[number] = view.of_frame(frame, pixel_aspect=aspect)
+                frames[number] = view.of_frame(frame, scaler=scaler, pixel_aspect=aspect)
             if len(frames) == len(numbers):
                 return frames
     raise _MissingFramesError

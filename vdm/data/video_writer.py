@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from vdm.data.arguments import check_int, check_positive
-from vdm.data.atomic_file import atomic_file, check_target
+from vdm.data.atomic_files import atomic_file, check_target
 from vdm.data.gif import write_gif
 from vdm.data.pixels import enlarge, to_uint8
 
@@ -25,8 +25,9 @@ _CONTAINERS = {
     ".webm": ("webm", ("libvpx-vp9", "libvpx")),
     ".avi": ("avi", ("mpeg4",)),
 }
-# H.273: 1 is BT.709. Without these tags players guess, by size, and colours shift.
+# Colour tags of H.273, without which players guess by size and colours shift. AVI has none, and means BT.601.
 _BT709 = 1
+_BT601 = 6
 _LIMITED_RANGE = 1
 
 
@@ -34,8 +35,8 @@ class VideoWriter:
     """Writes a video file frame by frame; a context manager.
 
     The file appears under its name when the block ends, complete; when the block raises, it does not appear,
-    and what was there before stays. Pixels are 4:2:0, BT.709, limited range; an odd height or width is made
-    even by repeating the last row or column.
+    and what was there before stays. Pixels are 4:2:0, limited range, BT.709 (AVI: BT.601); an odd height or
+    width is made even by repeating the last row or column.
 
     Args:
         path: of the file: .mp4, .mov, .mkv (H.264), .webm (VP9) or .avi (MPEG-4).
@@ -106,8 +107,9 @@ class VideoWriter:
         if self._output is None:
             self._output = self._open(*picture.shape[:2])
         container, stream = self._output
+        colorspace = "ITU601" if self._format == "avi" else "ITU709"
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", interpolation="BICUBIC"
+            format="yuv420p", dst_colorspace=colorspace, dst_color_range="MPEG", interpolation="BICUBIC"
         )
         frame.pts = self.num_frames
         frame.time_base = 1 / self._rate
@@ -122,7 +124,8 @@ class VideoWriter:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = 1 / self._rate
         context = stream.codec_context
-        context.color_primaries = context.color_trc = context.colorspace = _BT709
+        colours = _BT601 if self._format == "avi" else _BT709
+        context.color_primaries = context.color_trc = context.colorspace = colours
         context.color_range = _LIMITED_RANGE
         context.options = _encoder_options(self._codec, self._crf)
         return container, stream

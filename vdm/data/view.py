@@ -7,6 +7,7 @@ import math
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 
 from vdm.data.pixels import to_grey
@@ -47,11 +48,14 @@ class View:
             flip=horizontal_flip and mirror < 0.5,
         )
 
-    def of_frame(self, frame: av.VideoFrame, *, pixel_aspect: float = 1.0) -> np.ndarray:
+    def of_frame(
+        self, frame: av.VideoFrame, *, scaler: VideoReformatter, pixel_aspect: float = 1.0
+    ) -> np.ndarray:
         """Returns the view of a decoded frame, upright: (H, W, C) uint8.
 
         Args:
             frame: any pixel format; transparent parts become black; its rotation (phones) is undone.
+            scaler: keeps its filter tables between frames of one size.
             pixel_aspect: a pixel's width over its height.
         """
         if any(component.is_alpha for component in frame.format.components):
@@ -64,8 +68,8 @@ class View:
             width, height = self._covering(width, height)
         else:
             height, width = self._covering(height, width)
-        picture = frame.reformat(
-            width=width, height=height, format="rgb24", interpolation="BICUBIC"
+        picture = scaler.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation="BICUBIC"
         ).to_ndarray()
         return self._finish(np.rot90(picture, quarter_turns))
 
