@@ -83,9 +83,10 @@ PRESETS: Mapping[str, VideoUNetConfig] = MappingProxyType(
         ),
         "moving-digits": VideoUNetConfig(
             in_channels=1,
-            base_channels=32,
+            base_channels=16,
             channel_multipliers=(1, 2, 4),
             num_blocks=1,
+            num_up_blocks=1,
             attention_levels=(1, 2),
             head_dim=32,
             embedding_dim=128,

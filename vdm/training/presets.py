@@ -40,7 +40,7 @@ _MOVING_DIGITS = Config(
     diffusion=DiffusionConfig(parameterization="v", loss_weight="v"),
     data=DataConfig(kind="moving-digits", size=32, frames=16),
     training=TrainingConfig(
-        steps=20_000,
+        steps=4500,
         batch_size=8,
         lr=1e-3,
         warmup_steps=200,
