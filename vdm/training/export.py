@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from vdm.data.atomic_file import atomic_file
+from vdm.data.atomic_files import atomic_file
 from vdm.models import VideoUNet
 from vdm.training.build import build_model
 from vdm.training.checkpoint import load_checkpoint
