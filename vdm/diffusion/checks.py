@@ -104,10 +104,12 @@ def check_logsnr(where: str, name: str, value: object, like_name: str, like: Ten
         raise ValueError(f"{where}: {name} must be on {like_name}'s device {like.device}, got {value.device}")
 
 
-def check_per_sample(where: str, name: str, value: object, like: Tensor) -> None:
+def check_per_sample(
+    where: str, name: str, value: object, like: Tensor, *, minimum: float = -math.inf
+) -> None:
     """Require a finite number, or a floating-point tensor () or (B,) on the device of the (B, ...) `like`."""
     if not isinstance(value, Tensor):
-        check_number(where, name, value)
+        check_number(where, name, value, minimum=minimum)
         return
     check_floating(where, name, value)
     if tuple(value.shape) not in ((), (like.shape[0],)):

@@ -108,7 +108,7 @@ class Prediction:
         parameterization: what `value` is.
         uncond: the unconditional output, value's shape, or None for no guidance.
         guidance_weight: w, a number or a tensor () or (B,); given exactly where uncond is.
-        threshold: s, a number or a tensor () or (B,); 1.0 clips to [-1, 1]; None leaves x̂ alone.
+        threshold: s >= 0, a number or a tensor () or (B,); 1.0 clips to [-1, 1]; None leaves x̂ alone.
         variance_preserving: which process z and λ belong to.
     """
 
@@ -131,7 +131,7 @@ class Prediction:
             check_like("Prediction", "uncond", self.uncond, "value", self.value)
             check_per_sample("Prediction", "guidance_weight", self.guidance_weight, self.value)
         if self.threshold is not None:
-            check_per_sample("Prediction", "threshold", self.threshold, self.value)
+            check_per_sample("Prediction", "threshold", self.threshold, self.value, minimum=0.0)
 
     def guided(self) -> Tensor:
         """(1 + w) value - w uncond in the network's own space, at least float32; `value` without guidance."""

@@ -61,7 +61,7 @@ def dynamic_threshold(denoiser: Denoiser, p: float = 0.995) -> Denoiser:
     def thresholded(z: Tensor, logsnr: Tensor) -> Prediction:
         prediction = _unthresholded(where, denoiser, z, logsnr)
         x = prediction.x(z.to(compute_dtype(z)), logsnr)
-        return replace(prediction, threshold=abs_quantile(x.detach(), float(p)))
+        return replace(prediction, threshold=abs_quantile(x.detach(), float(p)).float())
 
     return thresholded
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vdm.diffusion import Denoiser, Schedule
 from vdm.diffusion.checks import check_number
-from vdm.samplers.loop import Callback, Seeds, Transition, sample_loop
+from vdm.samplers.loop import Callback, Seeds, Transition, sample_loop, step_constant
 from vdm_kernels import ancestral_step
 
 
@@ -70,8 +70,8 @@ def ancestral(
             parameterization=prediction.parameterization,
             gamma=float(gamma),
             uncond=prediction.uncond,
-            guidance_weight=prediction.guidance_weight,
-            threshold=prediction.threshold,
+            guidance_weight=step_constant(prediction.guidance_weight, z),
+            threshold=step_constant(prediction.threshold, z),
             add_noise=not transition.is_last,
             variance_preserving=prediction.variance_preserving,
         )

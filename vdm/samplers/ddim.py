@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vdm.diffusion import Denoiser, Schedule
 from vdm.diffusion.checks import check_number
-from vdm.samplers.loop import Callback, Seeds, Transition, sample_loop
+from vdm.samplers.loop import Callback, Seeds, Transition, sample_loop, step_constant
 from vdm_kernels import ddim_step
 
 
@@ -68,8 +68,8 @@ def ddim(
             parameterization=prediction.parameterization,
             eta=0.0 if transition.is_last else float(eta),
             uncond=prediction.uncond,
-            guidance_weight=prediction.guidance_weight,
-            threshold=prediction.threshold,
+            guidance_weight=step_constant(prediction.guidance_weight, z),
+            threshold=step_constant(prediction.threshold, z),
             variance_preserving=prediction.variance_preserving,
         )
 

@@ -121,6 +121,11 @@ def sample_loop(
     return z
 
 
+def step_constant(value: float | Tensor | None, z: Tensor) -> float | Tensor | None:
+    """A prediction's guidance weight or threshold as the fused steps take it: a number, or (B,) float32."""
+    return value.detach().float().expand(len(z)).contiguous() if isinstance(value, Tensor) else value
+
+
 def time_grid(where: str, num_steps: int | None, times: Sequence[float] | Tensor | None) -> Tensor:
     """The decreasing times of a sampler, (num_steps + 1,) float64 on the CPU, from one of the two arguments.
 

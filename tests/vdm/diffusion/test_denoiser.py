@@ -60,7 +60,7 @@ def test_carries_the_process() -> None:
         (lambda z: z.int(), "floating-point tensor, got torch.int32"),
     ],
 )
-def test_refuses_a_wrong_output(output, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_refuses_a_wrong_output(output, message: str) -> None:
     with pytest.raises(ValueError, match=f"ModelDenoiser: model .*{message}"):
         model_denoiser(lambda z, *_: output(z), parameterization="eps")(Z, LOGSNR)
 
@@ -85,7 +85,7 @@ def test_predict_checks_what_a_denoiser_returns() -> None:
     fine = Prediction(Z, "eps")
     assert predict("here", lambda z, logsnr: fine, Z, LOGSNR) is fine
     with pytest.raises(ValueError, match="here: denoiser must return a Prediction, got Tensor"):
-        predict("here", lambda z, logsnr: z, Z, LOGSNR)  # type: ignore[arg-type, return-value]
+        predict("here", lambda z, logsnr: z, Z, LOGSNR)
     with pytest.raises(ValueError, match=r"here: denoiser's prediction must have z's shape"):
         predict("here", lambda z, logsnr: Prediction(z[:1], "eps"), Z, LOGSNR)
     with pytest.raises(ValueError, match="variance_preserving=False, got True"):

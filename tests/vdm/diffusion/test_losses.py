@@ -50,14 +50,14 @@ def test_loss_is_the_weighted_error_of_x(weight: str, parameterization: str) -> 
     x, eps, z, output = data(logsnr)
     error = (x_from(parameterization, z, output, logsnr) - x).square().flatten(1).mean(1)
     expected = WEIGHT[weight](logsnr.exp()) * error
-    loss = diffusion_loss(output, x, eps, logsnr, parameterization=parameterization, weight=weight)  # type: ignore[arg-type]
+    loss = diffusion_loss(output, x, eps, logsnr, parameterization=parameterization, weight=weight)
     torch.testing.assert_close(loss, expected, rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize("weight", LOSS_WEIGHTS)
 def test_weight_on_x_is_its_definition(weight: str) -> None:
     logsnr = torch.linspace(-20.0, 20.0, 81, dtype=torch.float64)
-    torch.testing.assert_close(loss_weight(logsnr, weight), WEIGHT[weight](logsnr.exp()), rtol=1e-13, atol=0)  # type: ignore[arg-type]
+    torch.testing.assert_close(loss_weight(logsnr, weight), WEIGHT[weight](logsnr.exp()), rtol=1e-13, atol=0)
 
 
 def test_min_snr_gamma() -> None:
@@ -70,7 +70,7 @@ def test_min_snr_gamma() -> None:
 def test_own_weight_is_exactly_one(parameterization: str) -> None:
     """An ε network under the eps weight, a v network under the v weight: the plain squared error."""
     logsnr = torch.tensor([-1000.0, -90.0, -20.0, -1e-4, 0.0, 3.0, 20.0, 90.0, 1000.0])
-    ones = loss_weight(logsnr, parameterization, parameterization=parameterization)  # type: ignore[arg-type]
+    ones = loss_weight(logsnr, parameterization, parameterization=parameterization)
     assert torch.equal(ones, torch.ones_like(logsnr))
 
 
@@ -78,8 +78,8 @@ def test_own_weight_is_exactly_one(parameterization: str) -> None:
 @pytest.mark.parametrize("weight", LOSS_WEIGHTS)
 def test_float32_agrees_with_float64(weight: str, parameterization: str) -> None:
     logsnr = torch.linspace(-20.0, 20.0, 81)
-    single = loss_weight(logsnr, weight, parameterization=parameterization)  # type: ignore[arg-type]
-    double = loss_weight(logsnr.double(), weight, parameterization=parameterization)  # type: ignore[arg-type]
+    single = loss_weight(logsnr, weight, parameterization=parameterization)
+    double = loss_weight(logsnr.double(), weight, parameterization=parameterization)
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=0)
     assert bool(single.isfinite().all())
 
@@ -88,7 +88,7 @@ def test_float32_agrees_with_float64(weight: str, parameterization: str) -> None
 def test_bounded_weights_stay_bounded_far_outside(weight: str) -> None:
     """The v-space factor of the truncated and the min-SNR weight is at most max(1, γ) for every λ."""
     logsnr = torch.linspace(-500.0, 500.0, 101)
-    factor = loss_weight(logsnr, weight, parameterization="v")  # type: ignore[arg-type]
+    factor = loss_weight(logsnr, weight, parameterization="v")
     assert bool((factor <= 5.0).all())
     assert bool(factor.isfinite().all())
 
@@ -108,7 +108,7 @@ def test_perfect_prediction_has_no_loss() -> None:
     logsnr = torch.linspace(-20.0, 20.0, 11)
     x, eps, _, _ = (part.float() for part in data(logsnr.double()))
     for parameterization, target in {"x": x, "eps": eps, "v": v_from_x_eps(x, eps, logsnr)}.items():
-        loss = diffusion_loss(target, x, eps, logsnr, parameterization=parameterization, weight="eps")  # type: ignore[arg-type]
+        loss = diffusion_loss(target, x, eps, logsnr, parameterization=parameterization, weight="eps")
         assert torch.equal(loss, torch.zeros_like(loss))
 
 
@@ -159,7 +159,7 @@ def test_gradient(parameterization: str, masked: bool) -> None:
             x,
             eps,
             logsnr,
-            parameterization=parameterization,  # type: ignore[arg-type]
+            parameterization=parameterization,
             weight="truncated",
             mask=mask,
         )

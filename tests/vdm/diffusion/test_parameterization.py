@@ -110,10 +110,10 @@ def test_prediction_is_guidance_then_threshold(
         expected = expected.clamp(-limit, limit) / limit
     prediction = Prediction(
         output_for(parameterization, x, z, logsnr),
-        parameterization,  # type: ignore[arg-type]
+        parameterization,
         uncond=None if w is None else output_for(parameterization, x_uncond, z, logsnr),
-        guidance_weight=w,  # type: ignore[arg-type]
-        threshold=s,  # type: ignore[arg-type]
+        guidance_weight=w,
+        threshold=s,
     )
     alpha, sigma = (part.reshape(5, 1, 1, 1, 1) for part in alpha_sigma(logsnr))
     torch.testing.assert_close(prediction.x(z, logsnr), expected, rtol=1e-9, atol=1e-9)
@@ -128,7 +128,7 @@ def test_prediction_of_a_variance_exploding_process(parameterization: str) -> No
     logsnr = torch.tensor([-5.0, 0.0, 5.0], dtype=torch.float64)
     eps = eps_from_x(z, x, logsnr, variance_preserving=False)
     value = {"x": x, "eps": eps}[parameterization]
-    prediction = Prediction(value, parameterization, variance_preserving=False)  # type: ignore[arg-type]
+    prediction = Prediction(value, parameterization, variance_preserving=False)
     torch.testing.assert_close(prediction.x(z, logsnr), x)
     torch.testing.assert_close(prediction.eps(z, logsnr), eps)
     clipped = dataclasses.replace(prediction, threshold=1.0)
@@ -145,8 +145,8 @@ def test_prediction_rounds_once(parameterization: str, dtype: torch.dtype) -> No
     value, uncond, z = torch.randn(3, 4, 3, 2, 2, 2, generator=generator).to(dtype)
     logsnr = torch.tensor([-4.0, -1.0, 1.0, 4.0])
     arguments = {"guidance_weight": 3.0, "threshold": 1.5}
-    low = Prediction(value, parameterization, uncond, **arguments)  # type: ignore[arg-type]
-    high = Prediction(value.double(), parameterization, uncond.double(), **arguments)  # type: ignore[arg-type]
+    low = Prediction(value, parameterization, uncond, **arguments)
+    high = Prediction(value.double(), parameterization, uncond.double(), **arguments)
     for method in ("x", "eps", "v"):
         got = getattr(low, method)(z, logsnr)
         want = getattr(high, method)(z.double(), logsnr.double())
