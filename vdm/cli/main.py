@@ -7,6 +7,10 @@ import sys
 
 import typer
 
+from vdm.cli.data import data_app
+from vdm.cli.doctor import doctor_command
+from vdm.cli.export import export_command
+from vdm.cli.sample import sample_command
 from vdm.cli.train import train_command
 
 app = typer.Typer(
@@ -16,12 +20,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("sample")(sample_command)
 app.command("train")(train_command)
-
-
-@app.callback()
-def _root() -> None:
-    """Keeps `train` a subcommand however many there are."""
+app.command("export")(export_command)
+app.add_typer(data_app, name="data")
+app.command("doctor")(doctor_command)
 
 
 def main() -> None:

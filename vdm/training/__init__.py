@@ -10,7 +10,7 @@ from vdm.training.config import (
     TrainingConfig,
 )
 from vdm.training.ema import EMA
-from vdm.training.export import export_model, load_model
+from vdm.training.export import export_model, load_model, newest_checkpoint
 from vdm.training.parsing import apply_overrides, config_from_dict, config_to_dict, load_config
 from vdm.training.presets import PRESETS, preset
 from vdm.training.run import train
@@ -38,6 +38,7 @@ __all__ = [
     "load_checkpoint",
     "load_config",
     "load_model",
+    "newest_checkpoint",
     "preset",
     "sample_videos",
     "train",
