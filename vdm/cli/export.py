@@ -15,7 +15,7 @@ def export_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run (its newest checkpoint) or of a checkpoint.")],
     out: Annotated[Path, typer.Option("--out", help="The .safetensors file to write.")],
     dtype: Annotated[
-        str, typer.Option("--dtype", help="How weights are stored: fp32, fp16 or bf16.")
+        StorageDtype, typer.Option("--dtype", help="How weights are stored: fp32, fp16 or bf16.")
     ] = "fp32",
 ) -> None:
     """Write the EMA weights and the configuration of a run as one file for `vdm sample --model`."""
