@@ -40,7 +40,7 @@ class MediaFolder(DrawDataset):
         super().__init__(seed=seed)
         where = type(self).__name__
         if not isinstance(root, (str, os.PathLike)) or not os.path.isdir(root):
-            raise ValueError(f"{where}: root must be a folder, got {os.fspath(root) if root else root!r}")
+            raise ValueError(f"{where}: root must be a folder, got {str(root)!r}")
         self.root = Path(root)
         self.extensions = _normalize_extensions(where, extensions)
         check_bool(where, "labels", labels)

@@ -74,9 +74,12 @@ def open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.Vid
 
 
 def decode(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Yields the frames that can be decoded from the container's position on, in the order shown."""
+    """Yields the frames that can be decoded from the container's position on, in the order shown.
+
+    After damage it goes on at the next key frame: what is between them is made from the damaged frames.
+    """
     packets = container.demux(stream)
-    ended = False
+    ended = damaged = False
     while not ended:
         try:
             packet = next(packets, None)
@@ -89,9 +92,11 @@ def decode(container: av.container.InputContainer, stream: av.VideoStream) -> It
         try:
             frames = stream.codec_context.decode(packet)
         except (av.error.InvalidDataError, av.error.EOFError):
+            damaged = True
             continue
         for frame in frames:
-            if not frame.is_corrupt:
+            damaged = frame.is_corrupt or (damaged and not frame.key_frame)
+            if not damaged:
                 yield frame
 
 

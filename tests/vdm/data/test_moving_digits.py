@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 import time
 
@@ -59,19 +58,9 @@ def test_draws_depend_on_seed_and_number_only() -> None:
     assert same(first[np.int64(5)], first[5])
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_workers_draw_the_same(context: str) -> None:
-    if context not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"this system cannot {context}")
+def test_workers_draw_the_same() -> None:
     dataset = MovingDigits(image_size=16, num_frames=3, length=12)
-    loader = DataLoader(
-        dataset,
-        batch_size=4,
-        sampler=range(6, 18),
-        num_workers=1 if context == "spawn" else 2,
-        collate_fn=collate,
-        multiprocessing_context=context,
-    )
+    loader = DataLoader(dataset, batch_size=4, sampler=range(6, 18), num_workers=2, collate_fn=collate)
     video = torch.cat([batch.video for batch in loader])
     assert torch.equal(video, torch.stack([dataset[number].video for number in range(6, 18)]))
 
