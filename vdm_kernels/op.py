@@ -308,7 +308,11 @@ def recomputed_gradients(
                 value = value.view_as(value) if create_graph and value.requires_grad else value.detach()
                 args[position] = value if value.requires_grad else value.requires_grad_()
                 inputs.append(args[position])
-        gradients = iter(torch.autograd.grad(reference(*args), inputs, dout, create_graph=create_graph))
+        out = reference(*args)
+        # An empty batch may leave an input out of the graph: its gradient is zero.
+        gradients = iter(
+            torch.autograd.grad(out, inputs, dout, create_graph=create_graph, materialize_grads=True)
+        )
     return [
         next(gradients) if need and args[position] is not None else dout.new_empty(0)
         for position, need in zip(differentiable, needs)

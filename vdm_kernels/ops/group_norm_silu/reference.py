@@ -31,11 +31,10 @@ def group_norm_silu(
     # PyTorch's channels-last statistics are wrong where mean >> std; normalization does not see the shift.
     images = images - _group_mean(images.detach(), num_groups)
     modulated = scale is not None or shift is not None
-    affine = (None, None) if modulated else (weight.to(dtype), bias.to(dtype))
-    y = torch.group_norm(images, num_groups, *affine, eps)
+    gain, offset = weight.to(dtype), bias.to(dtype)
+    y = torch.group_norm(images, num_groups, None if modulated else gain, None if modulated else offset, eps)
     y = y.unflatten(0, (batch, -1)).transpose(1, 2) if norm_scope == "frame" else y.view_as(x)
     if modulated:
-        gain, offset = weight.to(dtype), bias.to(dtype)
         if scale is not None:
             gain, offset = gain * (1.0 + scale.to(dtype)), offset * (1.0 + scale.to(dtype))
         if shift is not None:
