@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vdm.data import DrawDataset, MovingDigits
+from vdm.data import DrawDataset, ImageFolder, JointImageVideo, MovingDigits, VideoFolder
 from vdm.diffusion import (
     CosineSchedule,
     DiscreteLinearBetaSchedule,
@@ -54,14 +54,39 @@ def build_dataset(config: DataConfig, *, channels: int, seed: int) -> DrawDatase
     Raises:
         ValueError: a folder is missing or empty, or an option does not fit the kind of data.
     """
-    return MovingDigits(
-        image_size=config.shape,
+    videos = _videos(config, channels=channels, seed=seed)
+    if config.num_image_frames == 0:
+        return videos
+    images = None
+    if config.image_path is not None:
+        images = ImageFolder(
+            config.image_path, size=config.shape, channels=channels, seed=seed, horizontal_flip=config.flip
+        )
+    return JointImageVideo(videos, images, num_images=config.num_image_frames)
+
+
+def _videos(config: DataConfig, *, channels: int, seed: int) -> DrawDataset:
+    if config.kind == "moving-digits":
+        return MovingDigits(
+            image_size=config.shape,
+            num_frames=config.frames,
+            num_digits=config.num_digits,
+            channels=channels,
+            seed=seed,
+            fps=config.fps or 8.0,
+            mnist_dir=config.digits_path,
+        )
+    if config.path is None:
+        raise ConfigError("data.path must be a folder of videos for data.kind=video-folder, got none")
+    return VideoFolder(
+        config.path,
         num_frames=config.frames,
-        num_digits=config.num_digits,
+        size=config.shape,
+        frame_skip=config.frame_skip or 1,
+        fps=config.fps,
         channels=channels,
         seed=seed,
-        fps=config.fps or 8.0,
-        mnist_dir=config.digits_path,
+        horizontal_flip=config.flip,
     )
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vdm.data.contact_sheet import write_contact_sheet
-from vdm.data.gif import write_gif
+from vdm.data import write_contact_sheet, write_gif
 from vdm.diffusion import Denoiser, model_denoiser
 from vdm.guidance import classifier_free_guidance, dynamic_threshold, static_threshold
 from vdm.models import Conditioning, VideoUNet
