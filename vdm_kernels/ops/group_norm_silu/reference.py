@@ -22,7 +22,7 @@ def group_norm_silu(
     eps: float,
 ) -> Tensor:
     """See `vdm_kernels.group_norm_silu`; scale and shift are (B, F, C) or (B, 1, C)."""
-    batch = x.shape[0]
+    batch, frames = x.shape[0], x.shape[2]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     x = x.contiguous(memory_format=torch.channels_last_3d)
     # (B F, C, H, W) or (B, C, F H, W): channels-last views, which PyTorch normalizes without a copy.
@@ -33,7 +33,7 @@ def group_norm_silu(
     modulated = scale is not None or shift is not None
     gain, offset = weight.to(dtype), bias.to(dtype)
     y = torch.group_norm(images, num_groups, None if modulated else gain, None if modulated else offset, eps)
-    y = y.unflatten(0, (batch, -1)).transpose(1, 2) if norm_scope == "frame" else y.view_as(x)
+    y = y.unflatten(0, (batch, frames)).transpose(1, 2) if norm_scope == "frame" else y.view_as(x)
     if modulated:
         if scale is not None:
             gain, offset = gain * (1.0 + scale.to(dtype)), offset * (1.0 + scale.to(dtype))

@@ -33,13 +33,13 @@ def group_norm_silu_conv(
         x = torch.cat([x, x2], dim=1)
     if norm_weight is not None and norm_bias is not None:
         x = group_norm_silu(x, norm_weight, norm_bias, scale, shift, num_groups, norm_scope, eps)
-    batch = x.shape[0]
+    batch, frames = x.shape[0], x.shape[2]
     # (B, C, F, H, W) -> (B F, C, H, W): a view of channels-last memory. A 3D convolution would be slower.
     images = x.transpose(1, 2).flatten(0, 1)
     if upsample:
         images = F.interpolate(images, scale_factor=2.0, mode="nearest")
     images = F.conv2d(images, weight, bias, stride=stride, padding=weight.shape[-1] // 2)
-    y = images.unflatten(0, (batch, -1)).transpose(1, 2)
+    y = images.unflatten(0, (batch, frames)).transpose(1, 2)
     if residual is not None:
         y = y + residual
     return y.contiguous(memory_format=torch.channels_last_3d)
