@@ -26,7 +26,7 @@ def check_number(
     exclusive_minimum: bool = False,
 ) -> None:
     """Require `value` to be a finite real number in [minimum, maximum] (or (minimum, maximum])."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not _is_finite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value):
         raise ValueError(f"{where}: {name} must be a finite number, got {value!r}")
     number = float(value)
     if (number <= minimum if exclusive_minimum else number < minimum) or number > maximum:
@@ -67,6 +67,12 @@ def check_floating(where: str, name: str, value: object) -> None:
         raise ValueError(f"{where}: {name} must be a torch.Tensor, got {type(value).__name__}")
     if not value.is_floating_point():
         raise ValueError(f"{where}: {name} must have a floating-point dtype, got {value.dtype}")
+
+
+def check_readable(where: str, name: str, value: Tensor) -> None:
+    """Require `value` to have data (a meta tensor has none)."""
+    if value.is_meta:
+        raise ValueError(f"{where}: {name} must be a tensor with data, got one on the meta device")
 
 
 def check_batched(where: str, name: str, value: object) -> None:
@@ -134,6 +140,8 @@ def checked_device(where: str, device: torch.device | str | None) -> torch.devic
     """`device` as a torch.device that this machine has, None for None."""
     if device is None:
         return None
+    if not isinstance(device, (torch.device, str)):
+        raise ValueError(f"{where}: device must be a torch.device or its name, got {type(device).__name__}")
     try:
         return torch.empty(0, device=torch.device(device)).device
     except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
@@ -143,7 +151,7 @@ def checked_device(where: str, device: torch.device | str | None) -> torch.devic
         ) from error
 
 
-def _is_finite(value: numbers.Real) -> bool:
+def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
     except OverflowError:  # an int beyond the largest float

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor
 
-from vdm.diffusion.checks import check_batched, check_callable, check_like, check_logsnr
+from vdm.diffusion.checks import check_batched, check_bool, check_callable, check_like, check_logsnr
 from vdm.diffusion.parameterization import Parameterization, Prediction, check_parameterization
 
 Denoiser: TypeAlias = Callable[[Tensor, Tensor], Prediction]
@@ -123,6 +123,11 @@ def predict(
     Raises:
         ValueError: the denoiser returned something else, or a prediction of another shape, device or process.
     """
+    check_callable(where, "denoiser", denoiser)
+    check_batched(where, "z", z)
+    check_logsnr(where, "logsnr", logsnr, "z", z)
+    if variance_preserving is not None:
+        check_bool(where, "variance_preserving", variance_preserving)
     prediction = denoiser(z, logsnr)
     if not isinstance(prediction, Prediction):
         raise ValueError(f"{where}: denoiser must return a Prediction, got {type(prediction).__name__}")

@@ -178,17 +178,17 @@ def stratified_times(
         ValueError: batch_size < 1, a seed that is not a 64-bit integer, or a dtype that is not floating.
     """
     where = "stratified_times"
-    check_integer(where, "batch_size", batch_size, minimum=1)
+    check_integer(where, "batch_size", batch_size, minimum=1, maximum=2**31 - 1)
     if not isinstance(seed, torch.Generator):
         check_integer(where, "seed", seed, minimum=-(2**63), maximum=2**64 - 1)
-        seed = torch.Generator().manual_seed(seed)
+        seed = torch.Generator().manual_seed(int(seed))
     elif seed.device.type != "cpu":
         raise ValueError(f"{where}: seed must be an integer or a CPU generator, got one on {seed.device}")
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"{where}: dtype must be floating point, got {dtype}")
     place = checked_device(where, device)
     offset = torch.rand((), generator=seed, dtype=torch.float64)
-    strata = torch.arange(batch_size, dtype=torch.float64) / batch_size
+    strata = torch.arange(int(batch_size), dtype=torch.float64) / batch_size
     return ((offset + strata) % 1.0).to(place, dtype)
 
 

@@ -214,6 +214,7 @@ class Prediction:
 def _as_per_sample(value: float | Tensor, like: Tensor) -> Tensor:
     """A number or a tensor () or (B,) as a tensor that broadcasts against `like`, in its compute dtype."""
     dtype = compute_dtype(like)
+    value = value if isinstance(value, Tensor) else float(value)
     return per_sample(torch.as_tensor(value, dtype=dtype, device=like.device), like)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -42,6 +42,16 @@ class Schedule:
         check_floating(where, "t", t)
         check_unit_interval(where, "t", t)
         return self._logsnr(t.double()).to(torch.promote_types(t.dtype, torch.float32))
+
+    def _check_ends(self) -> None:
+        """Require λ to be finite at both ends and to decrease from one to the other."""
+        high, low = self(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
+        if not (math.isfinite(high) and math.isfinite(low) and low < high):
+            names = ", ".join(field.name for field in fields(self))
+            raise ValueError(
+                f"{type(self).__name__}: {names} must give a finite, decreasing logsnr,"
+                f" got {high:g} at t = 0 and {low:g} at t = 1"
+            )
 
     def _logsnr(self, t: Tensor) -> Tensor:
         """λ of a float64 t."""
@@ -82,6 +92,7 @@ class CosineSchedule(Schedule):
                 f"{where}: logsnr_min and logsnr_max must be within [-500, 500],"
                 f" got {self.logsnr_min} and {self.logsnr_max}"
             )
+        self._check_ends()
 
     @classmethod
     def for_size(cls, size: int, *, logsnr_min: float = -20.0, logsnr_max: float = 20.0) -> CosineSchedule:
@@ -90,7 +101,7 @@ class CosineSchedule(Schedule):
         Raises:
             ValueError: size is not a positive integer.
         """
-        check_integer("CosineSchedule.for_size", "size", size, minimum=1)
+        check_integer("CosineSchedule.for_size", "size", size, minimum=1, maximum=1_000_000)
         return cls(logsnr_min=logsnr_min, logsnr_max=logsnr_max, shift=2.0 * math.log(64.0 / size))
 
     def _logsnr(self, t: Tensor) -> Tensor:
@@ -131,6 +142,7 @@ class LinearBetaSchedule(Schedule):
             raise ValueError(
                 f"{where}: beta_min must be at most beta_max={self.beta_max}, got {self.beta_min}"
             )
+        self._check_ends()
 
     def _logsnr(self, t: Tensor) -> Tensor:
         time = self.t_min + (1.0 - self.t_min) * t
@@ -169,11 +181,7 @@ class DiscreteLinearBetaSchedule(Schedule):
             raise ValueError(
                 f"{where}: beta_start must be at most beta_end={self.beta_end}, got {self.beta_start}"
             )
-        if not bool(torch.isfinite(self.table()).all()):
-            raise ValueError(
-                f"{where}: the product of 1 - beta must not underflow, got num_timesteps={self.num_timesteps}"
-                f" with beta_end={self.beta_end}"
-            )
+        self._check_ends()
 
     def table(self, device: torch.device | None = None) -> Tensor:
         """λ at t = 0, 1/T, ..., 1, (T + 1,) float64; the entry at t = 0 extrapolates the next two."""
@@ -218,6 +226,7 @@ class GeometricVESchedule(Schedule):
             raise ValueError(
                 f"{where}: sigma_min must be less than sigma_max={self.sigma_max}, got {self.sigma_min}"
             )
+        self._check_ends()
 
     def _logsnr(self, t: Tensor) -> Tensor:
         log_min, log_max = math.log(self.sigma_min), math.log(self.sigma_max)
@@ -235,17 +244,20 @@ SCHEDULES: Mapping[str, type[Schedule]] = MappingProxyType(
 """Name -> schedule dataclass, for configuration files."""
 
 
+MAX_STEPS = 1_000_000
+
+
 def times(num_steps: int) -> Tensor:
     """The uniform grid of `num_steps` sampling steps: t_i = 1 - i / num_steps.
 
     Args:
-        num_steps: number of steps, at least 1.
+        num_steps: number of steps, 1 to 1,000,000.
 
     Returns:
         (num_steps + 1,) float64 from 1 to 0, on the CPU.
 
     Raises:
-        ValueError: num_steps is not a positive integer.
+        ValueError: num_steps is not such an integer.
     """
-    check_integer("times", "num_steps", num_steps, minimum=1)
-    return torch.linspace(1.0, 0.0, num_steps + 1, dtype=torch.float64)
+    check_integer("times", "num_steps", num_steps, minimum=1, maximum=MAX_STEPS)
+    return torch.linspace(1.0, 0.0, int(num_steps) + 1, dtype=torch.float64)

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from vdm.diffusion import Denoiser, ModelDenoiser, Prediction, predict
-from vdm.diffusion.checks import check_batched, check_callable, check_logsnr, check_number, check_per_sample
+from vdm.diffusion.checks import (
+    check_batched,
+    check_callable,
+    check_logsnr,
+    check_number,
+    check_per_sample,
+    check_readable,
+)
 
 GuidanceWeight: TypeAlias = float | Tensor | Callable[[Tensor], Tensor]
 """w: a number, a tensor () or (B,), or a function of logsnr (B,) that gives such a tensor."""
@@ -113,6 +120,7 @@ def _check_weight(where: str, weight: object) -> None:
                 f"{where}: weight must be a floating-point tensor () or (B,),"
                 f" got {weight.dtype} of shape {tuple(weight.shape)}"
             )
+        check_readable(where, "weight", weight)
         if not bool(((weight >= 0) & weight.isfinite()).all()):
             raise ValueError(f"{where}: weight must be finite and at least 0, got {weight.tolist()}")
     elif not callable(weight):

@@ -60,6 +60,8 @@ def dynamic_threshold(denoiser: Denoiser, p: float = 0.995) -> Denoiser:
 
     def thresholded(z: Tensor, logsnr: Tensor) -> Prediction:
         prediction = _unthresholded(where, denoiser, z, logsnr)
+        if z.ndim < 2:
+            raise ValueError(f"{where}: z must be (B, ...) with elements to rank, got shape {tuple(z.shape)}")
         x = prediction.x(z.to(compute_dtype(z)), logsnr)
         return replace(prediction, threshold=abs_quantile(x.detach(), float(p)).float())
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vdm.diffusion import Denoiser, Prediction, Schedule, alpha_sigma, predict
 from vdm.diffusion import times as uniform_times
-from vdm.diffusion.checks import check_callable, check_integer, checked_device
+from vdm.diffusion.checks import check_callable, check_integer, check_readable, checked_device
+from vdm.diffusion.schedules import MAX_STEPS
 from vdm_kernels import philox_normal
 
 Seeds: TypeAlias = int | Sequence[int] | Tensor
@@ -94,7 +95,7 @@ def sample_loop(
         raise ValueError(f"{where}: schedule must be a Schedule, got {type(schedule).__name__}")
     if callback is not None:
         check_callable(where, "callback", callback)
-    if dtype not in DTYPES:
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         raise ValueError(f"{where}: dtype must be float32, bfloat16, float16 or float64, got {dtype}")
     size = _checked_shape(where, shape)
     grid = time_grid(where, num_steps, times)
@@ -138,8 +139,8 @@ def time_grid(where: str, num_steps: int | None, times: Sequence[float] | Tensor
         raise ValueError(f"{where}: exactly one of num_steps and times must be given, got {came}")
     if times is None:
         assert num_steps is not None
-        check_integer(where, "num_steps", num_steps, minimum=1)
-        return uniform_times(int(num_steps))
+        check_integer(where, "num_steps", num_steps, minimum=1, maximum=MAX_STEPS)
+        return uniform_times(num_steps)
     grid = _checked_times(where, times)
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"{where}: times must be at least two numbers in one axis, got {tuple(grid.shape)}")
@@ -166,6 +167,7 @@ def sample_seeds(where: str, seeds: Seeds, batch_size: int, device: torch.device
     if isinstance(seeds, Tensor):
         if seeds.is_floating_point() or seeds.is_complex() or seeds.dtype == torch.bool:
             raise ValueError(f"{where}: seeds must be integers, got a tensor of {seeds.dtype}")
+        check_readable(where, "seeds", seeds)
         tensor = seeds.to(torch.int64)
     elif isinstance(seeds, numbers.Integral):
         check_integer(where, "seeds", seeds, minimum=low, maximum=high - (batch_size - 1))
@@ -207,9 +209,10 @@ def _checked_times(where: str, times: Sequence[float] | Tensor) -> Tensor:
     if not isinstance(times, Tensor):
         if isinstance(times, (str, bytes)) or not isinstance(times, Sequence):
             raise ValueError(f"{where}: times must be numbers or a tensor, got {type(times).__name__}")
-        if not all(isinstance(t, numbers.Real) and not isinstance(t, bool) for t in times):
+        if not all(isinstance(t, (int, float)) and not isinstance(t, bool) for t in times):
             raise ValueError(f"{where}: times must be numbers, got {times!r}")
         return torch.tensor([float(t) for t in times], dtype=torch.float64)
     if not times.is_floating_point():
         raise ValueError(f"{where}: times must have a floating-point dtype, got {times.dtype}")
+    check_readable(where, "times", times)
     return times.detach().to("cpu", torch.float64)

@@ -72,7 +72,7 @@ class OptimalDenoiser:
 
 @dataclass(frozen=True)
 class Step:
-    """The first z, then the steps of `ancestral` (gamma) or `ddim` (eta) down to t = 0."""
+    """z_s = matrix z_t + offset + std ε; the first z is a step from 0 with draw 0, step i has draw i + 1."""
 
     matrix: Tensor
     offset: Tensor

@@ -1,0 +1,128 @@
+"""Junk in every argument of guidance and thresholding: accepted, or a ValueError that names the argument."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import re
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vdm import guidance
+from vdm.diffusion import ModelDenoiser, Prediction
+from vdm.guidance import classifier_free_guidance, combine, dynamic_threshold, static_threshold
+
+X = torch.randn(2, 3, 4, 5, 6)
+LOGSNR = torch.tensor([-1.0, 1.0])
+
+JUNK: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    10**400,
+    0.5,
+    -0.5,
+    math.nan,
+    math.inf,
+    1j,
+    Decimal("0.5"),
+    Fraction(1, 2),
+    np.float32(0.5),
+    np.int64(3),
+    np.zeros(2),
+    "",
+    "junk",
+    b"eps",
+    [],
+    [1.0],
+    ["eps"],
+    {},
+    (2, 3),
+    object(),
+    torch.float32,
+    torch.tensor(0.5),
+    torch.tensor(3),
+    torch.tensor([True, False]),
+    torch.tensor([1, 2]),
+    torch.tensor([1.0, math.nan]),
+    torch.zeros(2, dtype=torch.complex64),
+    torch.zeros(3),
+    torch.zeros(0),
+    torch.zeros(2, 3),
+    torch.zeros(2, 3, 4, 5, 7),
+    torch.zeros(2, 3, 4, 5, 6, dtype=torch.int64),
+    torch.zeros(2, device="meta"),
+    torch.zeros(2, 3, 4, 5, 6, device="meta"),
+]
+
+
+class Nothing:
+    """A conditioning that conditions on nothing."""
+
+    def null(self) -> Nothing:
+        return self
+
+    @staticmethod
+    def cat(first: Nothing, second: Nothing) -> Nothing:
+        return first
+
+
+MODEL = ModelDenoiser(lambda z, *_: 0.5 * z, "v", Nothing())
+CASES: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (classifier_free_guidance, {"denoiser": MODEL, "weight": 1.0}),
+    (combine, {"conditional": MODEL, "unconditional": MODEL, "weight": 1.0}),
+    (static_threshold, {"denoiser": MODEL}),
+    (dynamic_threshold, {"denoiser": MODEL, "p": 0.9}),
+]
+each_function = pytest.mark.parametrize(
+    ("function", "arguments"), CASES, ids=lambda v: getattr(v, "__name__", "")
+)
+
+
+def assert_fails_well(function: Callable[..., Any], arguments: dict[str, Any], name: str) -> None:
+    """Call; the only exception allowed is a ValueError whose message names the argument."""
+    try:
+        function(**arguments)
+    except ValueError as error:
+        message = str(error)
+        assert re.search(rf"(?<!\w){name}(?!\w)", message), message
+        assert re.match(r"[\w.]+: .+, got ", message, flags=re.DOTALL), message
+
+
+@each_function
+def test_junk_in_one_argument(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    assert list(inspect.signature(function).parameters) == list(arguments)
+
+    def call(**changed: Any) -> Prediction:
+        return function(**changed)(X, LOGSNR)
+
+    call(**arguments)
+    for name, junk in itertools.product(arguments, JUNK):
+        assert_fails_well(call, {**arguments, name: junk}, name)
+
+
+@each_function
+def test_junk_when_called(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    denoiser = function(**arguments)
+    for name, junk in itertools.product(("z", "logsnr"), JUNK):
+        assert_fails_well(denoiser, {"z": X, "logsnr": LOGSNR, name: junk}, name)
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=lambda v: type(v).__name__)
+def test_junk_from_a_weight_function(junk: Any) -> None:
+    assert_fails_well(
+        classifier_free_guidance(MODEL, lambda logsnr: junk), {"z": X, "logsnr": LOGSNR}, "weight"
+    )
+
+
+def test_every_public_function_is_tested() -> None:
+    names = {name for name in guidance.__all__ if inspect.isroutine(getattr(guidance, name))}
+    assert names == {function.__name__ for function, _ in CASES}
