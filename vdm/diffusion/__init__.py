@@ -1,6 +1,6 @@
 """The diffusion process: schedules, moments, parameterizations, losses and denoisers."""
 
-from vdm.diffusion.denoiser import Conditioning, Denoiser, Model, ModelDenoiser, model_denoiser, predict
+from vdm.diffusion.denoiser import Denoiser, Model, ModelDenoiser, SupportsGuidance, model_denoiser, predict
 from vdm.diffusion.losses import LOSS_WEIGHTS, LossWeight, diffusion_loss, loss_weight, stratified_times
 from vdm.diffusion.parameterization import (
     PARAMETERIZATIONS,
@@ -29,7 +29,6 @@ __all__ = [
     "LOSS_WEIGHTS",
     "PARAMETERIZATIONS",
     "SCHEDULES",
-    "Conditioning",
     "CosineSchedule",
     "Denoiser",
     "DiscreteLinearBetaSchedule",
@@ -41,6 +40,7 @@ __all__ = [
     "Parameterization",
     "Prediction",
     "Schedule",
+    "SupportsGuidance",
     "alpha_sigma",
     "diffuse",
     "diffusion_loss",

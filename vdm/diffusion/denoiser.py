@@ -19,7 +19,7 @@ Denoiser: TypeAlias = Callable[[Tensor, Tensor], Prediction]
 """(z (B, ...), logsnr (B,)) -> Prediction."""
 
 
-class Conditioning(Protocol):
+class SupportsGuidance(Protocol):
     """What the diffusion code asks of a model's conditioning: a null version, and two batches made one."""
 
     def null(self) -> Any:
@@ -49,7 +49,7 @@ class ModelDenoiser:
 
     model: Model
     parameterization: Parameterization
-    conditioning: Conditioning | None = None
+    conditioning: SupportsGuidance | None = None
     variance_preserving: bool = True
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class ModelDenoiser:
         output = self.output(z, logsnr, self.conditioning)
         return Prediction(output, self.parameterization, variance_preserving=self.variance_preserving)
 
-    def output(self, z: Tensor, logsnr: Tensor, conditioning: Conditioning | None) -> Tensor:
+    def output(self, z: Tensor, logsnr: Tensor, conditioning: SupportsGuidance | None) -> Tensor:
         """The network's output under another conditioning, checked; in z's dtype or a narrower one."""
         where = "ModelDenoiser"
         check_batched(where, "z", z)
@@ -94,7 +94,7 @@ def model_denoiser(
     model: Model,
     *,
     parameterization: Parameterization,
-    conditioning: Conditioning | None = None,
+    conditioning: SupportsGuidance | None = None,
     variance_preserving: bool = True,
 ) -> ModelDenoiser:
     """A network as a denoiser, see `ModelDenoiser`.

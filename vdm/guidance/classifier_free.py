@@ -130,5 +130,5 @@ def _check_weight(where: str, weight: object) -> None:
 def _weight_at(where: str, weight: GuidanceWeight, logsnr: Tensor) -> float | Tensor:
     """w at λ: a number, or a float32 tensor () or (B,) without a gradient."""
     value = weight(logsnr) if callable(weight) and not isinstance(weight, Tensor) else weight
-    check_per_sample(where, "weight", value, logsnr)
+    check_per_sample(where, "weight", value, logsnr, minimum=0.0)
     return value.detach().float() if isinstance(value, Tensor) else float(value)

@@ -2,6 +2,6 @@
 
 from vdm.samplers.ancestral import ancestral
 from vdm.samplers.ddim import ddim
-from vdm.samplers.loop import SamplerStep, Seeds
+from vdm.samplers.loop import Callback, SamplerStep, Seeds
 
-__all__ = ["SamplerStep", "Seeds", "ancestral", "ddim"]
+__all__ = ["Callback", "SamplerStep", "Seeds", "ancestral", "ddim"]
