@@ -1,0 +1,87 @@
+"""Every Triton kernel compiles for sm_80 and sm_90, without a GPU, and into what its launch arithmetic assumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vdm_kernels
+from vdm_kernels.ops.step import launch
+
+pytest.importorskip("triton", reason="Triton is published for Linux only")
+pytestmark = pytest.mark.slow
+CAPABILITIES = (80, 90)
+SCRIPT = Path(__file__).with_name("triton_compile.py")
+# A thread block's static limit; more needs an opt-in that no kernel here should want.
+SHARED_LIMIT = 48 * 1024
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[int, list[dict[str, Any]]]:
+    """The reports of all kernels by compute capability, from one process for each."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(Path(vdm_kernels.__file__).parents[1])  # the package under test
+    processes = {
+        capability: subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(capability)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for capability in CAPABILITIES
+    }
+    reports = {}
+    for capability, process in processes.items():
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors[-4000:]
+        reports[capability] = [json.loads(line) for line in output.splitlines()]
+    return reports
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_no_kernel_spills(results: dict[int, list[dict[str, Any]]], capability: int) -> None:
+    assert {
+        report["name"]: report["spill_bytes"] for report in results[capability] if report["spill_bytes"]
+    } == {}
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_shared_memory_fits(results: dict[int, list[dict[str, Any]]], capability: int) -> None:
+    assert max(report["shared_bytes"] for report in results[capability]) <= SHARED_LIMIT
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_a_wave_of_step_programs_is_resident(
+    results: dict[int, list[dict[str, Any]]], capability: int
+) -> None:
+    for report in results[capability]:
+        if "histogram" in report["name"] or "finish" in report["name"] or "single" in report["name"]:
+            continue
+        backward = "bwd" in report["name"]
+        programs = launch.BACKWARD_PROGRAMS_PER_SM if backward else launch.PROGRAMS_PER_SM
+        registers = -(-report["registers"] // 8) * 8  # as they are allocated
+        assert programs * 32 * launch.NUM_WARPS * registers <= 65_536, report["name"]
+        if "ragged" not in report["name"]:
+            assert report["shared_bytes"] == 0, "the noise should not move between threads"
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_aligned_videos_move_in_vectors(results: dict[int, list[dict[str, Any]]], capability: int) -> None:
+    """16 bytes a thread for float32, 8 for a 16-bit type; never an element at a time."""
+    widths = {report["name"]: (report["loads"], report["stores"]) for report in results[capability]}
+    loads, stores = widths["step_kernel-fp32-fp32-ancestral-v"]
+    assert loads.count(16) == 3  # z, prediction, uncond; the rest is per-sample scalars
+    assert stores == [16]
+    loads, stores = widths["step_kernel-bf16-bf16-ancestral-eps"]
+    assert min(stores) == 8
+    assert 2 not in loads
+    assert widths["philox_normal_kernel-fp32"][1] == [16]
+    assert widths["philox_normal_kernel-bf16"][1] == [8]
+    assert widths["q_sample_kernel-fp32"][1] == [16, 16]
