@@ -30,7 +30,9 @@ def group_norm_silu(
     images = images.to(dtype)
     # PyTorch's channels-last statistics are wrong where mean >> std; normalization does not see the shift.
     images = images - _group_mean(images.detach(), num_groups)
-    modulated = scale is not None or shift is not None
+    # PyTorch's channels-last backward crashes where the affine parameters need a gradient and the input none.
+    affine_only = (weight.requires_grad or bias.requires_grad) and not images.requires_grad
+    modulated = scale is not None or shift is not None or (torch.is_grad_enabled() and affine_only)
     gain, offset = weight.to(dtype), bias.to(dtype)
     y = torch.group_norm(images, num_groups, None if modulated else gain, None if modulated else offset, eps)
     y = y.unflatten(0, (batch, frames)).transpose(1, 2) if norm_scope == "frame" else y.view_as(x)
