@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from vdm.data import DrawDataset, ImageFolder, JointImageVideo, MovingDigits, VideoFolder
 from vdm.diffusion import (
     CosineSchedule,
@@ -33,36 +37,75 @@ def build_schedule(config: DiffusionConfig) -> Schedule:
 
 
 def build_model(config: Config) -> VideoUNet:
-    """The network of a configuration, freshly initialised from torch's generator.
-
-    Raises:
-        ConfigError: the model needs conditions that this trainer does not provide.
-    """
-    for name in ("text_embedding_dim", "text_token_dim"):
-        if getattr(config.model, name) is not None:
-            raise ConfigError(f"model.{name}: training needs text embeddings in the data, got none")
-    if config.model.low_res_channels:
-        raise ConfigError(
-            "model.low_res_channels: training needs low-resolution videos in the data, got none"
-        )
+    """The network of a configuration, freshly initialised from torch's generator."""
     return VideoUNet.from_config(config.model)
 
 
-def build_dataset(config: DataConfig, *, channels: int, seed: int) -> DrawDataset:
-    """The training data of a configuration: item i is the i-th draw.
+@dataclass(frozen=True)
+class TrainingData:
+    """The draws of a run.
+
+    Attributes:
+        dataset: item i is the i-th draw.
+        fingerprint: hash of the names and sizes of the files that the draws come from; None without files. The
+            draws of a run are the same only as long as it is.
+    """
+
+    dataset: DrawDataset
+    fingerprint: str | None = None
+
+
+def build_data(config: DataConfig, *, channels: int, seed: int) -> TrainingData:
+    """The training data of a configuration.
 
     Raises:
         ValueError: a folder is missing or empty, or an option does not fit the kind of data.
     """
     videos = _videos(config, channels=channels, seed=seed)
+    folders = [videos] if isinstance(videos, VideoFolder) else []
     if config.num_image_frames == 0:
-        return videos
+        return TrainingData(videos, _fingerprint(folders))
     images = None
     if config.image_path is not None:
         images = ImageFolder(
             config.image_path, size=config.shape, channels=channels, seed=seed, horizontal_flip=config.flip
         )
-    return JointImageVideo(videos, images, num_images=config.num_image_frames)
+    joint = JointImageVideo(videos, images, num_images=config.num_image_frames)
+    return TrainingData(joint, _fingerprint(folders if images is None else [*folders, images]))
+
+
+def check_data(config: Config, dataset: DrawDataset, *, has_text_encoder: bool) -> None:
+    """Look at the first draw: does it fit the model?
+
+    Raises:
+        ConfigError: channels, classes or captions differ from what the model was configured for.
+    """
+    model, clip = config.model, dataset[0]
+    channels = clip.video.shape[0]
+    if channels != model.in_channels:
+        raise ConfigError(f"model.in_channels must be the data's {channels}, got {model.in_channels}")
+    if model.low_res_channels:
+        raise ConfigError("model.low_res_channels: training needs low-resolution videos, the data has none")
+    for name in ("text_embedding_dim", "text_token_dim"):
+        if getattr(model, name) is None:
+            continue
+        if not has_text_encoder:
+            raise ConfigError(f"model.{name}: training on text needs Trainer(text_encoder=...), got none")
+        if clip.caption is None:
+            raise ConfigError(f"model.{name} needs videos with captions, the data has none")
+    if model.num_classes is None:
+        return
+    if clip.label is None:
+        raise ConfigError(
+            f"model.num_classes={model.num_classes} needs labelled data, the data has no labels"
+        )
+    found = None if dataset.classes is None else len(dataset.classes)
+    joint = (
+        config.data.num_image_frames > 0
+    )  # what has no class carries the data's null label, its class count
+    if found is not None and (found > model.num_classes or (joint and found != model.num_classes)):
+        needed = "" if joint else "at least "
+        raise ConfigError(f"model.num_classes must be {needed}the data's {found}, got {model.num_classes}")
 
 
 def _videos(config: DataConfig, *, channels: int, seed: int) -> DrawDataset:
@@ -90,22 +133,12 @@ def _videos(config: DataConfig, *, channels: int, seed: int) -> DrawDataset:
     )
 
 
-def check_data(config: Config, dataset: DrawDataset) -> None:
-    """Look at the first draw: does it fit the model?
-
-    Raises:
-        ConfigError: channels or labels differ from what the model was configured for.
-    """
-    clip = dataset[0]
-    channels = clip.video.shape[0]
-    if channels != config.model.in_channels:
-        raise ConfigError(f"model.in_channels must be the data's {channels}, got {config.model.in_channels}")
-    classes = config.model.num_classes
-    if classes is None:
-        return
-    if clip.label is None:
-        raise ConfigError(f"model.num_classes={classes} needs labelled data, got data without labels")
-    if dataset.classes is not None and len(dataset.classes) > classes:
-        raise ConfigError(
-            f"model.num_classes must be at least the data's {len(dataset.classes)} classes, got {classes}"
-        )
+def _fingerprint(folders: Sequence[VideoFolder | ImageFolder]) -> str | None:
+    if not folders:
+        return None
+    digest = hashlib.sha256()
+    for folder in folders:
+        for name in folder.files:
+            digest.update(f"{name}\0{(folder.root / name).stat().st_size}\n".encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

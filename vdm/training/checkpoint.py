@@ -130,7 +130,7 @@ def save_checkpoint(
             "format": FORMAT_VERSION,
             "step": step,
             "config": dict(config),
-            "torch_rng_state": base64.b64encode(bytes(torch.get_rng_state().tolist())).decode(),
+            "torch_rng_state": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
             "versions": {"torch": torch.__version__, "safetensors": safetensors.__version__},
             "files": files,
         }
@@ -146,7 +146,10 @@ def save_checkpoint(
         shutil.rmtree(aside, ignore_errors=True)
         raise CheckpointError(_write_failure(folder, final, error)) from error
     for old in list_checkpoints(folder)[:-keep]:
-        _discard(old)
+        try:
+            _discard(old)
+        except OSError as error:
+            raise CheckpointError(f"save_checkpoint: could not delete {old}: {error.strerror}") from error
     return final
 
 
@@ -165,11 +168,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """The optimizer's state as `<parameter name>/<key>` -> tensor."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
     tensors = {}
-    for parameter, entries in optimizer.state.items():
-        for key, value in entries.items():
-            tensors[f"{names[parameter]}/{key}"] = torch.as_tensor(value)
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{key}"] = torch.as_tensor(value)
     return tensors
 
 
@@ -178,13 +180,13 @@ def restore_optimizer(
 ) -> None:
     """Put back what `optimizer_tensors` gave."""
     grouped: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        parameter, _, key = name.rpartition("/")
-        grouped.setdefault(parameter, {})[key] = tensor
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        grouped.setdefault(name, {})[key] = tensor
     for name, parameter in model.named_parameters():
         for key, tensor in grouped.get(name, {}).items():
-            if key == "step":  # stays where the optimizer wants it, a float32 scalar
-                value = tensor.clone().to(parameter.device if optimizer.defaults.get("fused") else "cpu")
+            if key == "step":  # a fused optimizer counts where the parameters are
+                value = tensor.to(parameter.device if optimizer.defaults.get("fused") else "cpu")
             else:
                 value = torch.empty_like(parameter, memory_format=torch.preserve_format)
                 value.copy_(tensor)
@@ -213,8 +215,8 @@ def _read(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"load_checkpoint: {state_path} must have format {FORMAT_VERSION}, got {document['format']}"
         )
-    tensors = [_read_tensors(path / name, document["files"][name]) for name in _TENSOR_FILES]
-    return Checkpoint(path, document["step"], document["config"], *tensors, state=document)
+    model, ema, optimizer = (_read_tensors(path / name, document["files"][name]) for name in _TENSOR_FILES)
+    return Checkpoint(path, document["step"], document["config"], model, ema, optimizer, document)
 
 
 def _read_tensors(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:

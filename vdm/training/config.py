@@ -27,8 +27,8 @@ class DiffusionConfig:
 
     Args:
         schedule: log-SNR schedule. "cosine" uses logsnr_min, logsnr_max and shift; "linear_beta" beta_min and
-            beta_max (none: 0.1 and 20); "discrete_linear_beta" num_timesteps, and beta_min and beta_max (none: 1e-4
-            and 0.02); "geometric_ve" sigma_min and sigma_max.
+            beta_max (none: 0.1 and 20); "discrete_linear_beta" num_timesteps, and beta_min and beta_max (none:
+            1e-4 and 0.02); "geometric_ve" sigma_min and sigma_max.
         shift: added to the cosine schedule's λ; 2 log(64 / size) for resolutions over 64.
         parameterization: what the network predicts.
         loss_weight: named weight w of the loss on x, see `vdm.diffusion.loss_weight`.
@@ -175,10 +175,9 @@ class TrainingConfig:
         _require(0 <= dropout <= 1, f"training.conditioning_dropout must be in [0, 1], got {dropout}")
         clip = self.clip_norm
         _require(clip is None or clip > 0, f"training.clip_norm must be positive or none, got {clip}")
-        _require(
-            self.batch_size % self.accumulation_steps == 0,
-            f"training.accumulation_steps must divide batch_size={self.batch_size}, got {self.accumulation_steps}",
-        )
+        divides = self.batch_size % self.accumulation_steps == 0
+        size, parts = self.batch_size, self.accumulation_steps
+        _require(divides, f"training.accumulation_steps must divide batch_size={size}, got {parts}")
         _require(0 <= self.seed < 2**63, f"training.seed must be in [0, 2^63), got {self.seed}")
 
 
@@ -241,6 +240,11 @@ class Config:
                 side % divisor == 0,
                 f"data.size must be a multiple of {divisor} for {self.model.num_levels} levels, got {side}",
             )
+        images = self.data.num_image_frames
+        _require(
+            images == 0 or self.model.norm_scope == "frame",
+            f"data.num_image_frames needs model.norm_scope=frame, got {images} with {self.model.norm_scope}",
+        )
         classes = self.model.num_classes
         for label in self.sampling.labels or ():
             _require(classes is not None, "sampling.labels needs model.num_classes, got none")

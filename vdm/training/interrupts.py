@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 
 class StopSignals:
-    """Within the block, the first SIGINT or SIGTERM only sets `received`; a second one ends the process at once.
+    """Within the block, the first SIGINT or SIGTERM only sets `received`; another ends the process at once.
 
-    Ending at once is safe: files are complete or not there, whatever happens.
+    Ending at once is safe: files are complete or not there, whatever happens. Only a process's main thread can
+    receive signals; in other threads the block does nothing.
     """
 
     def __init__(self) -> None:
@@ -19,8 +21,9 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._receive)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(

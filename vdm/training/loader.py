@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -15,7 +15,7 @@ _AHEAD = 4
 
 
 def draw_indices(step: int, micro_step: int, *, batch_size: int, accumulation_steps: int) -> range:
-    """Data draws of one micro-batch: rows of step n are draws n * batch_size and on, over all micro-batches."""
+    """Data draws of one micro-batch; those of step n are draws n * batch_size to (n + 1) * batch_size - 1."""
     rows = batch_size // accumulation_steps
     start = step * batch_size + micro_step * rows
     return range(start, start + rows)
@@ -29,7 +29,7 @@ def batches(
     first_step: int,
     last_step: int,
     workers: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Micro-batches of steps first_step to last_step - 1, in order.
 
     Args:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+from vdm.data import atomic_file
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a `log.jsonl`, oldest first. A last line cut short by a kill is left out; empty without a file."""
+    """Records of a `log.jsonl`, oldest first; none without a file. A line cut short by a kill is left out."""
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
             record = json.loads(line)
-        except ValueError:
-            break
-        if isinstance(record, dict) and "step" in record:
-            records.append(record)
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
     return records
 
 
@@ -32,30 +36,30 @@ def truncate_log(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [record for record in read_log(path) if record["step"] <= step]
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that it is complete or not there, also after a power cut."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write("".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
 class RunLog:
-    """Appends records to `folder/log.jsonl` and `folder/tensorboard/`, starting after `step`."""
+    """Appends records to `folder/log.jsonl` and `folder/tensorboard/`, starting after `step`.
 
-    def __init__(self, folder: Path, *, step: int) -> None:
+    A disk that refuses does not end a run: `warn` is told once, and what could not be written to `log.jsonl` is
+    written with a later record.
+    """
+
+    def __init__(self, folder: Path, *, step: int, warn: Callable[[str], None]) -> None:
         self.path = folder / "log.jsonl"
+        self._warn = warn
+        self._warned = False
         truncate_log(self.path, step)
-        self._file = self.path.open("a", encoding="utf-8", buffering=1)
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, flush_secs=30)
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._size = os.fstat(self._file).st_size
+        self._pending = b""
+        self._events: EventsWriter | None = None
+        try:
+            self._events = _open_events(folder / "tensorboard", step)
+        except OSError as error:
+            self._report(error)
 
     def __enter__(self) -> RunLog:
         return self
@@ -63,16 +67,56 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._events.close()
+        os.close(self._file)
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._events.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one record."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._pending += (json.dumps({"step": step, **values}) + "\n").encode()
+        try:
+            self._write_pending()
+            if self._events is not None:
+                for name, value in values.items():
+                    self._events.write_event(
+                        Event(step=step, summary=scalar(name, value), wall_time=time.time())
+                    )
+                self._events.flush()
+        except OSError as error:
+            self._report(error)
 
     def sync(self) -> None:
         """Make what was written durable; called before each checkpoint."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._write_pending()
+            os.fsync(self._file)
+        except OSError as error:
+            self._report(error)
+
+    def _write_pending(self) -> None:
+        written = 0
+        try:
+            while written < len(self._pending):
+                written += os.write(self._file, self._pending[written:])
+        except OSError:
+            os.ftruncate(self._file, self._size)  # half a line must not stay: others would be appended to it
+            raise
+        self._size += written
+        self._pending = b""
+
+    def _report(self, error: OSError) -> None:
+        if not self._warned:
+            self._warn(f"warning: could not write the log: {error.strerror}; training goes on without it")
+            self._warned = True
+
+
+def _open_events(folder: Path, step: int) -> EventsWriter:
+    """A new event file that makes readers drop the events after `step` of the files before it."""
+    folder.mkdir(exist_ok=True)
+    # The library's own queue and thread would stop for good on a full disk: this writes at once.
+    events = EventsWriter(str(folder / "events"), f".{step:08d}.{os.getpid()}")
+    start = SessionLog(status=SessionLog.START)
+    events.write_event(Event(step=step + 1, session_log=start, wall_time=time.time()))
+    events.flush()
+    return events

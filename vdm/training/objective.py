@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +22,35 @@ LOGSNR_EDGES = (-2.0, 0.0, 2.0)
 
 
 @dataclass(frozen=True)
+class TextEmbedding:
+    """What a frozen text encoder says about N texts.
+
+    Attributes:
+        pooled: (N, D), one vector per text; None where the model takes none.
+        tokens: (N, L, D'), one vector per token; None where the model takes none.
+        mask: (N, L) bool, True where a token is real; None = all are.
+    """
+
+    pooled: Tensor | None = None
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+
+
+TextEncoder: TypeAlias = Callable[[list[str]], TextEmbedding]
+
+
+@dataclass(frozen=True)
 class Objective:
     """What turns (network, batch, step) into losses.
 
-    L = w(λ_t) mean((x̂ - x)²) per row, z_t = α_t x + σ_t ε, with t stratified over the global batch and t, ε and the
-    conditioning dropout functions of (run seed, step, row).
+        L = w(λ_t) mean((x̂ - x)²) per row,   z_t = α_t x + σ_t ε
+
+    t is stratified over the global batch; t, ε and the conditioning dropout are functions of (run seed, step, row).
     """
 
     config: Config
     schedule: Schedule
+    text_encoder: TextEncoder | None = None
 
     def __call__(
         self, model: nn.Module, batch: Batch, *, step: int, rows: Sequence[int]
@@ -66,18 +88,44 @@ class Objective:
         return loss, logsnr
 
     def conditioning(self, batch: Batch, *, step: int, rows: Sequence[int]) -> Conditioning:
-        """What the network is told about the rows: class (dropped with some probability), rate, images."""
-        model, training = self.config.model, self.config.training
+        """What the network is told about the rows; class and text are dropped with some probability."""
+        model, training, device = self.config.model, self.config.training, batch.video.device
         labels = batch.labels if model.num_classes is not None else None
+        text = self._text(batch)
         drop = None
-        if labels is not None and training.conditioning_dropout > 0:
+        droppable = any(value is not None for value in (labels, text.pooled, text.tokens))
+        if droppable and training.conditioning_dropout > 0:
             drop = conditioning_drop(training.seed, step, rows, probability=training.conditioning_dropout)
-            drop = drop.to(batch.video.device)
+            drop = drop.to(device)
         return Conditioning(
             labels=labels,
+            text_embedding=text.pooled,
+            text_tokens=text.tokens,
+            text_mask=text.mask,
             fps=batch.fps if model.fps_conditioning else None,
             drop=drop,
             num_image_frames=batch.num_image_frames,
+        )
+
+    @torch.no_grad()
+    def _text(self, batch: Batch) -> TextEmbedding:
+        """The captions' embeddings on the network's device: (B, D), or (B, F + K, D) where images have their own."""
+        if self.text_encoder is None or batch.captions is None:
+            return TextEmbedding()
+        video, device = batch.video, batch.video.device
+        text = self.text_encoder(batch.captions)
+        pooled = None if text.pooled is None else text.pooled.to(device)
+        if pooled is not None and batch.image_captions is not None:
+            captions = [caption for row in batch.image_captions for caption in row]
+            images = self.text_encoder(captions).pooled
+            assert images is not None
+            frames = video.shape[2] - batch.num_image_frames
+            own = images.to(device).unflatten(0, (len(batch), batch.num_image_frames))
+            pooled = torch.cat([pooled[:, None].expand(-1, frames, -1), own], dim=1)
+        return TextEmbedding(
+            pooled,
+            None if text.tokens is None else text.tokens.to(device),
+            None if text.mask is None else text.mask.to(device),
         )
 
 
@@ -85,7 +133,7 @@ def loss_by_logsnr(loss: Tensor, logsnr: Tensor) -> dict[str, list[float]]:
     """Losses grouped by range of λ, by the name they are logged under; empty ranges are left out."""
     bounds = [float("-inf"), *LOGSNR_EDGES, float("inf")]
     names = [f"loss_logsnr_under_{LOGSNR_EDGES[0]:g}"]
-    names += [f"loss_logsnr_{low:g}_to_{high:g}" for low, high in zip(LOGSNR_EDGES, LOGSNR_EDGES[1:])]
+    names += [f"loss_logsnr_{low:g}_to_{high:g}" for low, high in pairwise(LOGSNR_EDGES)]
     names += [f"loss_logsnr_over_{LOGSNR_EDGES[-1]:g}"]
     groups: dict[str, list[float]] = {}
     for value, level in zip(loss.tolist(), logsnr.tolist()):

@@ -20,7 +20,7 @@ from vdm.training.config import Config, ConfigError
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # the same module, for Python 3.10
 
 T = TypeVar("T")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vdm.training.logs import read_log, write_atomically
+from vdm.data import atomic_file
+from vdm.training.logs import read_log
 
 
 def smoothed(values: Sequence[float], *, window: int) -> np.ndarray:
@@ -43,9 +43,8 @@ def draw_loss_curve(log_path: Path, picture_path: Path) -> None:
     axes.set_ylabel("loss")
     axes.grid(True, which="both", alpha=0.2)
     axes.legend(loc="upper right", fontsize="small")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomically(picture_path, buffer.getvalue())
+    with atomic_file(picture_path) as file:
+        figure.savefig(file, format="png")
 
 
 def _draw_series(

@@ -54,7 +54,7 @@ _MOVING_DIGITS = Config(
 
 
 def _vdm(name: str, *, size: int = 64, frames: int = 16, num_image_frames: int = 8) -> Config:
-    """What the runs of Ho et al. 2022 (arXiv 2204.03458), appendix A, have in common, with ucf101's values."""
+    """What the runs of Ho et al. 2022 (arXiv 2204.03458), appendix A, share; the values are ucf101's."""
     return Config(
         model=replace(model_preset(name), gradient_checkpointing=True),
         diffusion=DiffusionConfig(parameterization="eps", loss_weight="eps"),

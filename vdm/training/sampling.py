@@ -12,17 +12,13 @@ from vdm.data import write_contact_sheet, write_gif
 from vdm.diffusion import Denoiser, model_denoiser
 from vdm.guidance import classifier_free_guidance, dynamic_threshold, static_threshold
 from vdm.models import Conditioning, VideoUNet
-from vdm.samplers import SamplerStep, ancestral, ddim
+from vdm.samplers import ancestral, ddim
 from vdm.samplers.loop import Callback
 from vdm.training.build import build_schedule
 from vdm.training.config import Config, ConfigError
 
 _SHEET_FRAMES = 8
 _GIF_PIXELS = 96
-
-
-class SamplingStopped(Exception):
-    """Raised out of a sampler's callback where a signal asks to stop."""
 
 
 def sample_videos(
@@ -54,14 +50,15 @@ def sample_videos(
         raise ConfigError(f"sample_videos: the model needs {needed}, got {labels}")
     device = next(model.parameters()).device
     schedule = build_schedule(config.diffusion)
-    denoiser: Denoiser = model_denoiser(
+    network = model_denoiser(
         model,
         parameterization=config.diffusion.parameterization,
         conditioning=_conditioning(config, len(seeds), labels, device),
         variance_preserving=schedule.variance_preserving,
     )
+    denoiser: Denoiser = network
     if sampling.guidance_weight > 0 and labels is not None:
-        denoiser = classifier_free_guidance(denoiser, sampling.guidance_weight)
+        denoiser = classifier_free_guidance(network, sampling.guidance_weight)
     if sampling.threshold == "static":
         denoiser = static_threshold(denoiser)
     elif sampling.threshold == "dynamic":
@@ -142,6 +139,3 @@ def _conditioning(
         return None
     classes = None if labels is None else torch.tensor(list(labels), dtype=torch.int64, device=device)
     return Conditioning(labels=classes, fps=fps)
-
-
-__all__ = ["SamplerStep", "SamplingStopped", "sample_labels", "sample_videos", "tiled", "write_samples"]

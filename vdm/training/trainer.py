@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from vdm.data import Batch, DrawDataset
-from vdm.training.build import build_dataset, build_model, build_schedule, check_data
+from vdm.data import Batch
+from vdm.samplers import SamplerStep
+from vdm.training.build import TrainingData, build_data, build_model, build_schedule, check_data
 from vdm.training.checkpoint import (
     Checkpoint,
+    checkpoint_name,
     list_checkpoints,
+    optimizer_tensors,
     restore_optimizer,
     restore_torch_rng,
     save_checkpoint,
@@ -25,7 +30,7 @@ from vdm.training.ema import EMA
 from vdm.training.interrupts import StopSignals
 from vdm.training.loader import batches
 from vdm.training.logs import RunLog
-from vdm.training.objective import Objective, loss_by_logsnr
+from vdm.training.objective import Objective, TextEncoder, loss_by_logsnr
 from vdm.training.parsing import config_to_dict
 from vdm.training.plots import draw_loss_curve
 from vdm.training.progress import TrainingProgress
@@ -39,8 +44,12 @@ class TrainingError(ValueError):
     """Training cannot go on; the message says at which step and what can be used."""
 
 
+class _Stopped(Exception):
+    """Leaves a sampler in the middle when a signal asks to stop."""
+
+
 def learning_rate(config: TrainingConfig, step: int) -> float:
-    """Learning rate of step n (from 0): linear warm-up, then constant, or half a cosine to zero at `steps`."""
+    """Learning rate of step n (from 0): linear warm-up, then constant or half a cosine to zero."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.lr_decay == "constant":
         return config.lr * warmup
@@ -57,7 +66,8 @@ class Trainer:
         folder: Path,
         *,
         device: torch.device | str = "cpu",
-        dataset: DrawDataset | None = None,
+        data: TrainingData | None = None,
+        text_encoder: TextEncoder | None = None,
     ) -> None:
         """Build everything from the configuration; nothing is written yet.
 
@@ -65,7 +75,8 @@ class Trainer:
             config: the run.
             folder: where checkpoints, log, curve and samples go.
             device: where the network runs.
-            dataset: the data, where it is not to be built from the configuration.
+            data: the draws, where they are not to be built from the configuration.
+            text_encoder: texts to embeddings, for a model that is conditioned on text; frozen and deterministic.
 
         Raises:
             ValueError: the configuration does not fit together or the data is not there.
@@ -74,14 +85,14 @@ class Trainer:
         self.folder = folder
         self.device = torch.device(device)
         training = config.training
-        if dataset is None:
-            dataset = build_dataset(config.data, channels=config.model.in_channels, seed=training.seed)
-        self.dataset = dataset
-        check_data(config, dataset)
+        if data is None:
+            data = build_data(config.data, channels=config.model.in_channels, seed=training.seed)
+        check_data(config, data.dataset, has_text_encoder=text_encoder is not None)
+        self.data = data
         torch.manual_seed(mix(training.seed, INITIAL_STREAM) >> 1)
         self.model = build_model(config).to(self.device)
         self.ema = EMA(self.model, decay=training.ema_decay)
-        self.objective = Objective(config, build_schedule(config.diffusion))
+        self.objective = Objective(config, build_schedule(config.diffusion), text_encoder)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=training.lr,
@@ -91,7 +102,8 @@ class Trainer:
             fused=True,
         )
         self.step = 0
-        self._network: nn.Module = torch.compile(self.model) if training.compile else self.model
+        # The same module, compiled or not; state and gradients are those of `model`.
+        self._network = cast(nn.Module, torch.compile(self.model)) if training.compile else self.model
         # Sums and counts since the last log record; part of a checkpoint, so that a resumed log is the same.
         self._window: dict[str, list[float]] = {}
         self._saved_step = -1
@@ -102,7 +114,17 @@ class Trainer:
         return self.folder / "checkpoints"
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint of this run."""
+        """Continue from a checkpoint of this run.
+
+        Raises:
+            TrainingError: the files that the data comes from are not those of the run.
+        """
+        found, expected = self.data.fingerprint, checkpoint.state.get("data_fingerprint")
+        if found != expected:
+            raise TrainingError(
+                f"train: the data must be the files that {checkpoint.path} was trained on, got others (names or "
+                "sizes differ); restore them, or choose another --out"
+            )
         self.model.load_state_dict(checkpoint.model)
         self.ema.load_state_dict(checkpoint.ema, num_updates=checkpoint.state["ema_updates"])
         restore_optimizer(self.optimizer, self.model, checkpoint.optimizer)
@@ -111,12 +133,16 @@ class Trainer:
         self.step = self._saved_step = checkpoint.step
 
     def save(self) -> Path:
-        """Write a checkpoint of the present step.
+        """Write a checkpoint of the present step; nothing is done where it is there already.
 
         Raises:
             CheckpointError: it could not be written; earlier ones are untouched.
+            TrainingError: a weight or a moment is not finite.
         """
         training = self.config.training
+        if self._saved_step == self.step:
+            return self.checkpoints / checkpoint_name(self.step)
+        self._require_finite_state()
         path = save_checkpoint(
             self.checkpoints,
             step=self.step,
@@ -127,6 +153,8 @@ class Trainer:
             state={
                 "seed": training.seed,
                 "data_position": self.step * training.batch_size,
+                "data_fingerprint": self.data.fingerprint,
+                "threads": torch.get_num_threads(),
                 "ema_updates": self.ema.num_updates,
                 "window": self._window,
             },
@@ -173,8 +201,12 @@ class Trainer:
             values[name] = sum(group_losses) / len(group_losses)
         return values
 
-    def train(self, *, console: Console) -> int:
+    def train(self, *, console: Console, stop: StopSignals) -> int:
         """Make all remaining steps, writing everything a run writes.
+
+        Args:
+            console: where progress is shown.
+            stop: asked after every step whether to save and stop.
 
         Returns:
             0, or 128 + signal number where SIGINT or SIGTERM ended it; everything is saved in both cases.
@@ -184,33 +216,30 @@ class Trainer:
             CheckpointError: the disk refuses.
         """
         training = self.config.training
-        first = self.step
-        with (
-            StopSignals() as stop,
-            RunLog(self.folder, step=first) as log,
-            TrainingProgress(first_step=first, steps=training.steps, console=console) as progress,
-        ):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        progress = TrainingProgress(first_step=self.step, steps=training.steps, console=console)
+        with progress, RunLog(self.folder, step=self.step, warn=progress.note) as log:
             data = batches(
-                self.dataset,
+                self.data.dataset,
                 batch_size=training.batch_size,
                 accumulation_steps=training.accumulation_steps,
-                first_step=first,
+                first_step=self.step,
                 last_step=training.steps,
                 workers=training.workers,
             )
-            self._loop(data, stop, log, progress)
-            draw_loss_curve(log.path, self.folder / "loss.png")
+            with closing(data):
+                self._loop(data, stop, log, progress)
+            self._draw_curve(progress)
         return stop.exit_status
 
     def _loop(
-        self, data: Iterator[Batch], stop: StopSignals, log: RunLog, progress: TrainingProgress
+        self, data: Generator[Batch, None, None], stop: StopSignals, log: RunLog, progress: TrainingProgress
     ) -> None:
         training = self.config.training
         clock = _Clock()
         plotted = time.monotonic()
         while self.step < training.steps and stop.received is None:
-            micro_batches = [next(data) for _ in range(training.accumulation_steps)]
-            values = self.train_step(micro_batches)
+            values = self.train_step([next(data) for _ in range(training.accumulation_steps)])
             speed = clock.rate(training.batch_size)
             progress.update(self.step, {**values, "clips_per_second": speed})
             self._record(values, speed, log)
@@ -218,13 +247,14 @@ class Trainer:
             if stop.received is not None or last or self.step % training.checkpoint_every == 0:
                 log.sync()
                 self.save()
-            due = training.sample_every and self.step % training.sample_every == 0
-            if (due or last) and stop.received is None:
-                self._sample(progress)
+            if last or (training.sample_every and self.step % training.sample_every == 0):
+                self._sample(progress, stop)
             if time.monotonic() - plotted > _PLOT_SECONDS:
-                draw_loss_curve(log.path, self.folder / "loss.png")
+                self._draw_curve(progress)
                 plotted = time.monotonic()
             clock.restart()
+        log.sync()
+        self.save()
 
     def _record(self, values: dict[str, float], speed: float, log: RunLog) -> None:
         """Add a step to the window, and write the window's means where a record is due."""
@@ -238,12 +268,44 @@ class Trainer:
             log.write(self.step, {**means, "lr": values["lr"], "clips_per_second": speed})
             self._window = {}
 
-    def _sample(self, progress: TrainingProgress) -> None:
-        progress.note(f"step {self.step}: sampling")
+    def _sample(self, progress: TrainingProgress, stop: StopSignals) -> None:
+        def check(step: SamplerStep) -> None:
+            if stop.received is not None:
+                raise _Stopped
+
+        if stop.received is not None:
+            return
+        progress.note(f"step {self.step}: drawing samples")
         self.model.eval()
-        with self.ema.swapped(self.model):
-            path = write_samples(self.model, self.config, self.folder / "samples", step=self.step)
-        progress.note(f"step {self.step}: wrote {path}")
+        bf16 = self.config.training.precision == "bf16"
+        try:
+            with (
+                self.ema.swapped(self.model),
+                torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16),
+            ):
+                path = write_samples(
+                    self.model, self.config, self.folder / "samples", step=self.step, callback=check
+                )
+            progress.note(f"step {self.step}: wrote {path}")
+        except _Stopped:
+            pass
+        except OSError as error:
+            progress.note(f"warning: step {self.step}: could not write samples: {error.strerror}")
+
+    def _draw_curve(self, progress: TrainingProgress) -> None:
+        try:
+            draw_loss_curve(self.folder / "log.jsonl", self.folder / "loss.png")
+        except OSError as error:
+            progress.note(f"warning: could not write loss.png: {error.strerror}")
+
+    def _require_finite_state(self) -> None:
+        """No checkpoint of a state that cannot be trained further."""
+        tensors = list(self.ema.state_dict().values())
+        tensors += self.model.state_dict().values()
+        tensors += optimizer_tensors(self.optimizer, self.model).values()
+        floating = [t for t in tensors if t.is_floating_point()]
+        if not all(math.isfinite(norm.item()) for norm in torch._foreach_norm(floating, math.inf)):
+            self._require_finite({"weights": math.nan})
 
     def _require_finite(self, values: dict[str, float]) -> None:
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
@@ -252,8 +314,8 @@ class Trainer:
         kept = list_checkpoints(self.checkpoints)
         newest = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         raise TrainingError(
-            f"train: loss and gradient must be finite, got {wrong[0]}={values[wrong[0]]} at step {self.step}; "
-            f"nothing of this step was kept, {newest}. Try a lower training.lr or training.precision=fp32"
+            f"train: loss, gradient and weights must be finite, got {wrong[0]}={values[wrong[0]]} at step "
+            f"{self.step}; nothing was saved since, {newest}. Try a lower training.lr or training.precision=fp32"
         )
 
 
