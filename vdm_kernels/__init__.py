@@ -5,6 +5,7 @@ the call: C++ or CUDA C++ ("native"), "triton", or the "reference" itself. `use_
 `backends` says which are available on this machine, and why others are not.
 """
 
+from vdm_kernels.native import set_allocator_policy
 from vdm_kernels.op import backends, use_backend
 from vdm_kernels.ops.abs_quantile import abs_quantile
 from vdm_kernels.ops.ancestral_step import ancestral_step
@@ -25,6 +26,7 @@ __all__ = [
     "group_norm_silu_conv",
     "philox_normal",
     "q_sample",
+    "set_allocator_policy",
     "spatial_attention",
     "temporal_attention",
     "use_backend",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -12,6 +13,7 @@ from vdm.cli.doctor import doctor_command
 from vdm.cli.export import export_command
 from vdm.cli.sample import sample_command
 from vdm.cli.train import train_command
+from vdm_kernels import set_allocator_policy
 
 app = typer.Typer(
     name="vdm",
@@ -27,10 +29,15 @@ app.add_typer(data_app, name="data")
 app.command("doctor")(doctor_command)
 
 
-def main() -> None:
-    """Run the command; what a user can put right is one line on stderr and exit status 1."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; what a user can put right is one line on stderr and exit status 1.
+
+    Args:
+        arguments: of the command line; by default those of the process.
+    """
+    set_allocator_policy()
     try:
-        app()
+        app(arguments)
     except ValueError as error:
         if os.environ.get("VDM_TRACEBACK"):
             raise
