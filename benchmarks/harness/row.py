@@ -1,0 +1,263 @@
+"""How a row is measured: pick the function, check its result, time it, say what the time means."""
+
+import contextlib
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+from torch._functorch import config as functorch_config
+
+import vdm_kernels
+from harness.ceilings import measure_ceiling
+from harness.environment import device_name, versions
+from harness.table import RowKey
+from harness.workload import RELATIVE_ERROR, CompileOptions, Function, Workload, relative_error, spread_error
+from vdm_kernels.testing import record_backends
+
+# What `use_backend` is given for a row of ours; every other row runs under "reference", except "vdm": the
+# backend that a user gets without asking.
+FORCED = {"native": "native", "cuda": "native", "triton": "triton"}
+OURS = (*FORCED, "reference", "vdm")
+SPREAD_ERROR = 0.03
+SHORTEST_ROUND = 1e-3
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to time one row: at least `min_rounds`, and more to fill `seconds`; 3 rounds of a very slow call."""
+
+    seconds: float
+    min_rounds: int
+    max_rounds: int = 1000
+
+    def plan(self, seconds_per_call: float) -> tuple[int, int]:
+        """(rounds, calls per round): a round lasts a millisecond or more, or the clock would matter."""
+        calls = max(1, math.ceil(SHORTEST_ROUND / seconds_per_call))
+        rounds = math.ceil(self.seconds / (calls * seconds_per_call))
+        least = min(self.min_rounds, 3) if seconds_per_call > 2.0 else self.min_rounds
+        return min(max(rounds, least), self.max_rounds), calls
+
+
+class Expected:
+    """The reference's result for the latest group of rows, so that it is computed once for all of them."""
+
+    def __init__(self) -> None:
+        self._group = ""
+        self._tensors: list[Tensor] = []
+
+    def get(self, group: str, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
+        if group != self._group:
+            self._group, self._tensors = "", []
+            self._tensors = compute()
+            self._group = group
+        return self._tensors
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the results: `measure` runs a workload the way `key` says and records it."""
+
+    key: RowKey
+    benchmark: BenchmarkFixture
+    budget: Budget
+    expected: Expected
+    quick: bool
+
+    def measure(self, make: Callable[[RowKey], Workload]) -> None:
+        """Check, then time; skips with the reason where this machine or this call cannot serve the row.
+
+        Args:
+            make: builds the workload of a row: the same one at every call, on fresh tensors.
+
+        Raises:
+            AssertionError: the result is not the reference's: no time is reported for a wrong result.
+        """
+        workload = make(self.key)
+        function = self._function(workload)
+        expected = self.expected.get(self.key.group, lambda: expected_result(make(self.key), self.key))
+        with self._backend(), functorch_config.patch(donated_buffer=False):
+            run, result = self._first_run(function, workload)
+            self._check(result, expected, workload)
+            del result
+            rounds, calls = self.budget.plan(seconds_of(run, self.key.device))
+            self.benchmark.group, self.benchmark.name = self.key.group, self.key.backend
+            self.benchmark.pedantic(run, rounds=rounds, iterations=calls)
+        self._describe(workload)
+
+    def _function(self, workload: Workload) -> Function:
+        """What the row calls."""
+        backend = self.key.backend
+        if backend in OURS:
+            return workload.call
+        if backend == "eager":
+            return workload.plain
+        if backend == "compile":
+            if (reason := why_no_compiler(self.key.device)) is not None:
+                pytest.skip(f"torch.compile: {reason}")
+            torch.compiler.reset()
+            options: CompileOptions = {} if self.quick else dict(workload.compile_options)
+            if workload.random and self.key.device == "cpu":
+                options["fallback_random"] = True  # the compiler's own noise is much slower there
+            self.benchmark.extra_info["compile_options"] = options
+            if workload.compiled is not None:
+                return workload.compiled(options)
+            return torch.compile(workload.plain, options=options, dynamic=False)
+        library = workload.libraries[backend]
+        if isinstance(library, str):
+            pytest.skip(f"{backend}: {library}")
+        return library
+
+    @contextlib.contextmanager
+    def _backend(self) -> Iterator[None]:
+        """Force the backend that the row names."""
+        if self.key.backend == "vdm":
+            yield
+            return
+        name = FORCED.get(self.key.backend, "reference")
+        if (reason := vdm_kernels.backends().get(self.key.op, {}).get(name)) is not None:
+            pytest.skip(f"{name}: {reason}")
+        with vdm_kernels.use_backend(name):
+            yield
+
+    def _first_run(self, function: Function, workload: Workload) -> tuple[Callable[[], object], list[Tensor]]:
+        """The call to time and its result; skips, with the reason, a row that its backend does not serve."""
+        backend = self.key.backend
+        try:
+            with record_backends() as served:
+                run = bind(function, workload.inputs, self.key.direction)
+                result = tensors_of(run())
+        except Exception as error:
+            refused = isinstance(error, ValueError) and "backend cannot run this call" in str(error)
+            if backend in OURS and not refused:
+                raise
+            pytest.skip(f"{backend}: {first_line(error)}")
+        for op, name in served:
+            if backend in FORCED and name != FORCED[backend]:
+                pytest.skip(f"{backend}: {op} has no kernel of its own here, {name} runs it")
+        self.benchmark.extra_info["served_by"] = {
+            op: sorted({name for served_op, name in served if served_op == op}) for op, _ in sorted(served)
+        }
+        return run, result
+
+    def _check(self, result: list[Tensor], expected: list[Tensor], workload: Workload) -> None:
+        if self.key.backend in workload.other_models:
+            assert [tensor.shape for tensor in result] == [truth.shape for truth in expected]
+            return
+        own_noise = workload.random and self.key.direction == "fwd" and self.key.backend not in OURS
+        measure, limit = (
+            (spread_error, SPREAD_ERROR) if own_noise else (relative_error, RELATIVE_ERROR[self.key.dtype])
+        )
+        assert len(result) == len(expected), (
+            f"{self.key}: {len(result)} results, the reference has {len(expected)}"
+        )
+        for index, (tensor, truth) in enumerate(zip(result, expected)):
+            assert tensor.shape == truth.shape, (
+                f"{self.key}: result {index} is {tensor.shape}, expected {truth.shape}"
+            )
+            error = measure(tensor, truth)
+            assert error <= limit, (
+                f"{self.key}: result {index} is off by {error:.2e}, at most {limit:.0e} is accepted"
+            )
+
+    def _describe(self, workload: Workload) -> None:
+        """Everything that a reader of the JSON needs to know about the row."""
+        info = self.benchmark.extra_info
+        info.update(
+            op=self.key.op,
+            case=self.key.case,
+            dtype=self.key.dtype_name,
+            direction=self.key.direction,
+            backend=self.key.backend,
+            device=self.key.device,
+            device_name=device_name(self.key.device),
+            threads=torch.get_num_threads(),
+            versions=versions(),
+        )
+        work = workload.work.get(self.key.direction)
+        if work is None or self.benchmark.stats is None:
+            return
+        seconds = self.benchmark.stats.stats.median
+        ceiling = measure_ceiling(self.key.device, self.key.dtype)
+        info["gbps"] = work.num_bytes / seconds / 1e9
+        if work.flops:
+            info["tflops"] = work.flops / seconds / 1e12
+        info["share_of_limit"] = ceiling.seconds(work.num_bytes, work.flops) / seconds
+        info["limit"] = {"gbps": ceiling.bytes_per_second / 1e9, "tflops": ceiling.flops_per_second / 1e12}
+
+
+def bind(function: Function, inputs: tuple[Tensor, ...], direction: str) -> Callable[[], object]:
+    """The call to time: `fwd` without a graph; `bwd` alone, over a graph that is kept; `step` as it is."""
+    if direction == "fwd":
+
+        def forward() -> object:
+            with torch.no_grad():
+                return function(*inputs)
+
+        return forward
+    if direction == "bwd":
+        outputs = [tensor for tensor in tensors_of(function(*inputs)) if tensor.requires_grad]
+        leaves = [tensor for tensor in inputs if tensor.requires_grad]
+        generator = torch.Generator(outputs[0].device).manual_seed(1)
+        gradients = [
+            torch.randn(out.shape, generator=generator, device=out.device, dtype=torch.float32).to(out)
+            for out in outputs
+        ]
+        return lambda: torch.autograd.grad(outputs, leaves, gradients, retain_graph=True)
+    return functools.partial(function, *inputs)
+
+
+def tensors_of(result: object) -> list[Tensor]:
+    """A function's results as a list."""
+    return [result] if isinstance(result, Tensor) else list(result)  # type: ignore[call-overload]
+
+
+def expected_result(workload: Workload, key: RowKey) -> list[Tensor]:
+    """The reference's result on the row's own inputs, computed in float32."""
+    inputs = tuple(
+        tensor.detach().float().requires_grad_(tensor.requires_grad) if tensor.is_floating_point() else tensor
+        for tensor in workload.inputs
+    )
+    with vdm_kernels.use_backend("reference"):
+        return [
+            tensor.detach().clone() for tensor in tensors_of(bind(workload.call, inputs, key.direction)())
+        ]
+
+
+def seconds_of(run: Callable[[], object], device: str) -> float:
+    """A first guess: the best of up to three calls. A compiled function also settles in these."""
+    best, start = float("inf"), time.perf_counter()
+    for _ in range(3):
+        before = synchronised_clock() if device == "cuda" else time.perf_counter()
+        run()
+        after = synchronised_clock() if device == "cuda" else time.perf_counter()
+        best = min(best, after - before)
+        if after - start > 1.0:
+            break
+    return best
+
+
+def synchronised_clock() -> float:
+    """Seconds, once the GPU is done with everything: calls in between overlap as they do in use."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@functools.cache
+def why_no_compiler(device: str) -> str | None:
+    """None where `torch.compile` works on `device`, else the first line of what it says."""
+    try:
+        torch.compile(lambda x: torch.sin(x) + 1, dynamic=False)(torch.zeros(64, device=device))
+    except Exception as error:
+        return first_line(error)
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, short enough for a reason."""
+    return (str(error) or type(error).__name__).splitlines()[0]
