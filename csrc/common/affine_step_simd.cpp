@@ -1,4 +1,4 @@
-// The affine step, 4 kLanes elements at a time: the arithmetic of the noise (about 130 cycles per 64 elements
+// The affine step, kStep elements at a time: the arithmetic of the noise (about 130 cycles per 64 elements
 // with AVX-512) hides behind the memory traffic of two loads and one store (about 180 cycles at copy
 // bandwidth), because the next elements' Philox rounds depend on nothing. Inputs are prefetched, the output
 // is streamed.
@@ -8,8 +8,6 @@
 
 namespace vdm {
 namespace VDM_ISA {
-
-constexpr int kStep = 4 * kLanes;
 
 struct AffineBlock {
   const float* z;
@@ -26,9 +24,9 @@ VDM_INLINE void affine_block(const AffineStep& step, const AffineBlock& block, N
   const F32 uncond_weight = splat(step.uncond_weight), noise_scale = splat(step.noise_scale);
   const F32 z_scale = splat(step.z_scale), x_scale = splat(step.x_scale), limit = splat(step.limit);
   for (int i = 0; i < block.count; i += kStep) {
-    F32 normals[4];
+    F32 normals[kVectors];
     if (has_noise) noise.next(normals);
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < kVectors; ++j) {
       const int k = i + j * kLanes;
       prefetch(block.z + k + kPrefetch);
       prefetch(block.prediction + k + kPrefetch);

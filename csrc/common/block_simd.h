@@ -11,7 +11,7 @@ namespace VDM_ISA {
 constexpr int kBlock = 1024;    // elements; four float32 blocks take half of a 32 KB L1 cache
 constexpr int kPrefetch = 512;  // how many elements ahead the kernels prefetch
 
-// Scratch for one tensor. The kernels work on whole blocks of 4 kLanes elements, so a partial block is
+// Scratch for one tensor. The kernels work on whole blocks of kStep elements, so a partial block is
 // padded.
 struct alignas(64) Block {
   float values[kBlock];
@@ -22,12 +22,10 @@ VDM_INLINE bool can_stream(const float* p) { return reinterpret_cast<uintptr_t>(
 VDM_INLINE void store_or_stream(float* p, F32 a, bool streams) { streams ? stream(p, a) : store(p, a); }
 
 // Where [offset, offset + count) can be used in place.
-VDM_INLINE bool is_direct(DType dtype, int count) {
-  return dtype == DType::kFloat32 && count % (4 * kLanes) == 0;
-}
+VDM_INLINE bool is_direct(DType dtype, int count) { return dtype == DType::kFloat32 && count % kStep == 0; }
 
 // Elements [offset, offset + count) as float32: in place where that is possible, otherwise in scratch,
-// followed by zeros up to a multiple of 4 kLanes.
+// followed by zeros up to a multiple of kStep.
 VDM_INLINE const float* read_block(const void* tensor, DType dtype, int64_t offset, int count,
                                    Block& scratch) {
   if (is_direct(dtype, count)) return static_cast<const float*>(tensor) + offset;
@@ -50,7 +48,7 @@ VDM_INLINE const float* read_block(const void* tensor, DType dtype, int64_t offs
     __builtin_memcpy(tail, narrow + whole, static_cast<size_t>(count - whole) * 2);
     store(out + whole, dtype == DType::kBFloat16 ? load_bf16(tail) : load_f16(tail));
   }
-  for (int i = count; i % (4 * kLanes) != 0; ++i) out[i] = 0.0f;
+  for (int i = count; i % kStep != 0; ++i) out[i] = 0.0f;
   return out;
 }
 

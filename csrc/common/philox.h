@@ -25,13 +25,13 @@ constexpr uint32_t kPhiloxM0 = 0xD2511F53u, kPhiloxM1 = 0xCD9E8D57u;  // multipl
 constexpr uint32_t kPhiloxW0 = 0x9E3779B9u, kPhiloxW1 = 0xBB67AE85u;  // key increments
 constexpr int kPhiloxRounds = 10;
 
-// -2 ln(2^k m) = k (-2 ln 2) + f P(f), f = m - 1, m in [2/3, 4/3). P(f) = -2 + f Q(f), minimax for the
+// -2 ln(2^k m) = k (-2 ln 2) + f P(f), f = m - 1, m in [3/4, 3/2). P(f) = -2 + f Q(f), minimax for the
 // radius.
-constexpr float kLogP0 = -2.0f, kLogP1 = 0.9999932646751404f, kLogP2 = -0.6667577624320984f,
-                kLogP3 = 0.5004275441169739f, kLogP4 = -0.39576292037963867f, kLogP5 = 0.3243562579154968f,
-                kLogP6 = -0.34344282746315f, kLogP7 = 0.325573593378067f;
+constexpr float kLogP0 = -2.0f, kLogP1 = 1.0000079870224f, kLogP2 = -0.6665958762168884f,
+                kLogP3 = 0.49941542744636536f, kLogP4 = -0.4021699130535126f, kLogP5 = 0.34856584668159485f,
+                kLogP6 = -0.2835433781147003f, kLogP7 = 0.13197952508926392f;
 constexpr float kMinus2Ln2 = -1.3862943611198906f;
-constexpr uint32_t kBitsOfTwoThirds = 0x3F2AAAABu;
+constexpr uint32_t kBitsOfThreeQuarters = 0x3F400000u;
 
 // sin x = x + x^3 S(x^2), cos x = 1 + x^2 C(x^2) for |x| <= pi / 4, minimax.
 constexpr float kSin0 = -0.16666650772094727f, kSin1 = 0.00833197869360447f, kSin2 = -0.000194956359337084f;
@@ -94,7 +94,7 @@ VDM_HOST_DEVICE inline float float_from_bits(uint32_t bits) {
 VDM_HOST_DEVICE inline float normal_radius(uint32_t r) {
   const float u = fmaf(static_cast<float>(r), 0x1p-32f, 0x1p-33f);
   const uint32_t bits = float_bits(u);
-  const int32_t k = static_cast<int32_t>(bits - kBitsOfTwoThirds) >> 23;
+  const int32_t k = static_cast<int32_t>(bits - kBitsOfThreeQuarters) >> 23;
   const float f = float_from_bits(bits - (static_cast<uint32_t>(k) << 23)) - 1.0f;
   float p = fmaf(kLogP7, f, kLogP6);
   p = fmaf(p, f, kLogP5);

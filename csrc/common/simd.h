@@ -10,6 +10,8 @@
 //     mul_lo32(a, b)              U64: product of the low halves of each 64-bit lane
 //     zip_lo32(even, odd)         U32: low halves of the 64-bit lanes, alternately
 //     interleave4(a, b, c, d)     within 128-bit lanes: a0 b0 c0 d0, a1 b1 c1 d1, ... (a transposed 4x4)
+//     split_exponent(a, k, f)     a = 2^k (1 + f), f in [-1/4, 1/2)
+//     clip, keep_within           for thresholding
 //     select_bit<bit>(t, a, b)    bit of t set ? a : b
 //     flip_sign(x, s)             negates x where the top bit of s is set
 //     lanes_within(a, low, high)  bit mask of low <= lane <= high, for values below 2^31
@@ -37,6 +39,10 @@
 
 namespace vdm {
 namespace VDM_ISA {
+
+// The elementwise kernels take kStep elements at a time.
+constexpr int kVectors = 8;
+constexpr int kStep = kVectors * kLanes;
 
 VDM_INLINE void prefetch(const void* address) { __builtin_prefetch(address); }
 

@@ -67,6 +67,13 @@ VDM_INLINE F32 to_float_signed(U32 a) { return {_mm256_cvtepi32_ps(a.v)}; }
 VDM_INLINE F32 to_float_unsigned(U32 a) {
   return fma(to_float_signed(a >> 16), splat(65536.0f), to_float_signed(a & splat(0xFFFFu)));
 }
+// a = 2^k (1 + f), f in [-1/4, 1/2), for normal a > 0.
+VDM_INLINE void split_exponent(F32 a, F32& k, F32& f) {
+  const U32 relative = bits(a) - bits(splat(0.75f));
+  k = to_float_signed(shift_right_signed(relative, 23));
+  f = as_float(bits(a) - (relative & splat(0xFF800000u))) - splat(1.0f);
+}
+
 // Within [-limit, limit]; NaN stays NaN.
 VDM_INLINE F32 clip(F32 a, F32 limit) {
   const __m256 low = _mm256_sub_ps(_mm256_setzero_ps(), limit.v);

@@ -62,6 +62,13 @@ VDM_INLINE U32 bits(F32 a) { return {_mm512_castps_si512(a.v)}; }
 VDM_INLINE F32 as_float(U32 a) { return {_mm512_castsi512_ps(a.v)}; }
 VDM_INLINE F32 to_float_signed(U32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 VDM_INLINE F32 to_float_unsigned(U32 a) { return {_mm512_cvtepu32_ps(a.v)}; }
+// a = 2^k (1 + f), f in [-1/4, 1/2), for normal a > 0. The mantissa times 4/3 rounds to 2 or more from 3/2
+// on.
+VDM_INLINE void split_exponent(F32 a, F32& k, F32& f) {
+  k.v = _mm512_getexp_ps(_mm512_mul_ps(a.v, _mm512_set1_ps(4.0f / 3.0f)));
+  f.v = _mm512_sub_ps(_mm512_getmant_ps(a.v, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src), _mm512_set1_ps(1.0f));
+}
+
 // Within [-limit, limit]; NaN stays NaN.
 VDM_INLINE F32 clip(F32 a, F32 limit) {
   const __m512 low = _mm512_sub_ps(_mm512_setzero_ps(), limit.v);

@@ -1,4 +1,4 @@
-// philox_normal, 4 kLanes elements at a time. Bound by arithmetic: about two cycles per element with AVX-512.
+// philox_normal, kStep elements at a time. Bound by arithmetic: about two cycles per element with AVX-512.
 #include "philox_normal/philox_normal_simd.h"
 
 #include "common/block_simd.h"
@@ -14,10 +14,10 @@ void philox_normal(const PhiloxNormalSample& sample, int64_t begin, int64_t end)
     const int count = static_cast<int>(end - i < kBlock ? end - i : kBlock);
     float* out = begin_block(sample.out, sample.dtype, i, count, scratch);
     const bool streams = sample.stream && can_stream(out) && out != scratch.values;
-    for (int k = 0; k < count; k += kNormals) {
-      F32 normals[4];
+    for (int k = 0; k < count; k += kStep) {
+      F32 normals[kVectors];
       noise.next(normals);
-      for (int j = 0; j < 4; ++j) store_or_stream(out + k + j * kLanes, normals[j], streams);
+      for (int j = 0; j < kVectors; ++j) store_or_stream(out + k + j * kLanes, normals[j], streams);
     }
     write_block(sample.out, sample.dtype, i, count, scratch);
   }

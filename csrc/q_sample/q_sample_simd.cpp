@@ -18,10 +18,10 @@ void q_sample(const QSample& sample, int64_t begin, int64_t end) {
     float* z = begin_block(sample.z, sample.dtype, i, count, z_scratch);
     float* eps = begin_block(sample.eps, sample.dtype, i, count, eps_scratch);
     const bool streams = sample.stream && can_stream(z) && can_stream(eps) && z != z_scratch.values;
-    for (int k = 0; k < count; k += kNormals) {
-      F32 normals[4];
+    for (int k = 0; k < count; k += kStep) {
+      F32 normals[kVectors];
       noise.next(normals);
-      for (int j = 0; j < 4; ++j) {
+      for (int j = 0; j < kVectors; ++j) {
         const int lane = k + j * kLanes;
         prefetch(x + lane + kPrefetch);
         store_or_stream(z + lane, fma(sigma, normals[j], alpha * load(x + lane)), streams);
