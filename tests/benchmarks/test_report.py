@@ -54,7 +54,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
 def results(tmp_path: Path) -> Path:
     return write(
         tmp_path / "results.json",
-        row("native", 0.001, gbps=18.87, share_of_limit=0.5),
+        row("native", 0.001, gbps=18.87, share_of_limit=0.5, limit={"gbps": 37.74, "tflops": 0.233}),
         row("eager", 0.01, gbps=1.887, share_of_limit=0.05),
         row("reference", 0.1),
         row("a library", 0.002),
@@ -85,7 +85,7 @@ def test_speed_is_against_eager_and_against_the_best_row_that_is_not_ours(
         "fwd",
         "**native**",
         "1 ms",
-        "10.00×",
+        "10.0×",
         "2.00×",
         "18.9",
         "",
@@ -108,7 +108,9 @@ def test_baselines_stand_before_ours(report: ModuleType, results: Path) -> None:
 
 
 def test_header_names_the_machine_once(report: ModuleType, results: Path) -> None:
-    assert report.tables(report.load([results])).count("cpu: a processor, 2 CPU threads; torch 2.13.0") == 1
+    text = report.tables(report.load([results]))
+    assert text.count("cpu: a processor, 2 CPU threads; torch 2.13.0") == 1
+    assert text.count("limits of cpu in float32: 37.7 GB/s copy, 0.233 TFLOP/s matrix product") == 1
 
 
 def test_minimum_instead_of_median(report: ModuleType, results: Path) -> None:
@@ -136,6 +138,13 @@ def test_later_file_wins(report: ModuleType, results: Path, tmp_path: Path) -> N
 )
 def test_seconds_are_readable(report: ModuleType, seconds: float, text: str) -> None:
     assert report.format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"), [(0.5, "0.50×"), (9.996, "10.0×"), (12.34, "12.3×"), (345.6, "346×")]
+)
+def test_ratios_have_three_digits(report: ModuleType, ratio: float, text: str) -> None:
+    assert report.format_ratio(ratio) == text
 
 
 def test_comparison_shows_the_change_per_row_and_its_geometric_mean(
