@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import sys
 import types
 import typing
@@ -127,7 +128,7 @@ def _unknown_key(section: str, key: str, instance: object) -> str:
 
 def _nearest(name: str, candidates: Iterable[str]) -> str:
     names = sorted(candidates)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f", did you mean {near[0]!r}?" if near else f"; known are: {', '.join(names)}"
 
 
@@ -147,7 +148,7 @@ def _describe(hint: Any) -> str:
     elif typing.get_origin(inner) is tuple:
         name = f"a list of {typing.get_args(inner)[0].__name__}"
     else:
-        name = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}[inner]
+        name = {int: "an integer", float: "a finite number", bool: "true or false", str: "a string"}[inner]
     return f"{name}, or none" if optional else name
 
 
@@ -166,13 +167,11 @@ def _check_value(value: Any, hint: Any, name: str) -> Any:
     if typing.get_origin(inner) is tuple and isinstance(value, (list, tuple)):
         element = typing.get_args(inner)[0]
         return tuple(_check_value(v, element, name) for v in value)
-    if inner is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if inner is float and number and math.isfinite(value):
         return float(value)
-    if (
-        isinstance(inner, type)
-        and isinstance(value, inner)
-        and (inner is bool or not isinstance(value, bool))
-    ):
+    exact = inner in (int, bool, str) and isinstance(value, inner)
+    if exact and (inner is bool or not isinstance(value, bool)):
         return value
     raise ConfigError(f"config: {name} must be {_describe(hint)}, got {value!r}")
 
