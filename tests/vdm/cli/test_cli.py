@@ -51,9 +51,8 @@ def test_doctor_names_versions_and_a_backend_for_every_op() -> None:
     done = vdm("doctor")
     assert done.returncode == 0, done.stderr
     assert torch.__version__ in done.stdout
-    for op in vdm_kernels.__all__:
-        if op not in ("backends", "use_backend"):
-            assert op in done.stdout
+    for op in vdm_kernels.backends():
+        assert op.removesuffix("_bwd") in done.stdout
 
 
 def test_sample_writes_each_video_all_of_them_and_a_sheet(tiny: Path, tmp_path: Path) -> None:
@@ -133,7 +132,6 @@ def test_sample_refuses_bad_input_in_one_line_and_writes_nothing(
 def test_interrupted_sampling_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [
-        sys.executable,
         "-u",
         "-m",
         "vdm.cli.main",
@@ -145,7 +143,7 @@ def test_interrupted_sampling_leaves_nothing(tiny: Path, tmp_path: Path) -> None
         "--steps",
         "100000",
     ]
-    process = subprocess.Popen([sys.executable, "-u", *words], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert "sampling" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
@@ -189,7 +187,7 @@ def test_train_then_sample_then_export(tmp_path: Path) -> None:
         ((), "preset"),
         (("--preset", "ucf102"), "ucf101"),
         (("--preset", "tiny", "--set", "training.lr=fast"), "lr"),
-        (("--preset", "tiny", "--set", "model.base_channels=7"), "base_channels"),
+        (("--preset", "tiny", "--set", "model.base_channels=7"), "num_groups"),
         (("--preset", "tiny", "--set", "data.kind=video-folder", "--set", "data.path=nowhere"), "nowhere"),
         (("--preset", "tiny", "--resume"), "resume"),
         (("--config", "nowhere.toml"), "nowhere.toml"),
