@@ -169,11 +169,12 @@ class Op:
         # The last argument of the registered operator is the backend: what was chosen is in the graph.
         arguments, returns = torch.library.infer_schema(reference, mutates_args=()).rsplit(") -> ", 1)
         names = [argument.split()[-1].split("=")[0] for argument in arguments[1:].split(", ")]
-        self._differentiable = tuple(names.index(name) for name in differentiable)
+        self.differentiable = tuple(differentiable)
+        self.positions = tuple(names.index(name) for name in differentiable)
         _LIBRARY.define(
             f"{self.name}{arguments}, str backend) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,)
         )
-        _LIBRARY.impl(self.name, self._run, "CompositeExplicitAutograd")
+        _LIBRARY.impl(self.name, torch.no_grad()(self._run), "CompositeExplicitAutograd")
         qualified = f"vdm_kernels::{self.name}"
         torch.library.register_fake(qualified, lambda *args: fake(*args[:-1]), lib=_LIBRARY)
         torch.library.register_autograd(
@@ -261,16 +262,15 @@ class Op:
         args = [
             constant if saved is None else saved for saved, constant in zip(ctx.saved_tensors, ctx.constants)
         ]
-        needs = [bool(ctx.needs_input_grad[i]) for i in self._differentiable]
+        needs = [bool(ctx.needs_input_grad[i]) for i in self.positions]
         call = (grads[0].contiguous(memory_format=self.memory_format), *args, needs)
-        if (
-            torch.is_grad_enabled()
-        ):  # create_graph: the reference of the backward pass is differentiable again
+        # With create_graph, the gradient is differentiated again: the reference can be.
+        if torch.is_grad_enabled():
             results = self.backward.reference(*call)
         else:
             results = self.backward.overload(*call, self.backward.select(call, prefer=ctx.backend))
         gradients: list[Tensor | None] = [None] * (len(args) + 1)
-        for i, need, result in zip(self._differentiable, needs, results):
+        for i, need, result in zip(self.positions, needs, results):
             gradients[i] = result if need else None
         return tuple(gradients)
 
@@ -298,25 +298,31 @@ def recomputed_gradients(
     dout: Tensor,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """The gradients of a reference by running it again; differentiable where grad is enabled."""
+    """The gradients of a reference by running it again; differentiable again where grad is enabled."""
     create_graph = torch.is_grad_enabled()
-    args, inputs = list(args), []
+    args = list(args)
+    wanted = [i for i, need in zip(differentiable, needs) if need and args[i] is not None]
     with torch.enable_grad(), _autograd_keys():
-        for position, need in zip(differentiable, needs):
-            if need and args[position] is not None:
-                value = args[position]
-                value = value.view_as(value) if create_graph and value.requires_grad else value.detach()
-                args[position] = value if value.requires_grad else value.requires_grad_()
-                inputs.append(args[position])
-        out = reference(*args)
+        for i in wanted:
+            connected = create_graph and args[i].requires_grad
+            args[i] = args[i].view_as(args[i]) if connected else args[i].detach().requires_grad_()
         # An empty batch may leave an input out of the graph: its gradient is zero.
-        gradients = iter(
-            torch.autograd.grad(out, inputs, dout, create_graph=create_graph, materialize_grads=True)
+        gradients = torch.autograd.grad(
+            reference(*args),
+            [args[i] for i in wanted],
+            dout,
+            create_graph=create_graph,
+            materialize_grads=True,
         )
-    return [
-        next(gradients) if need and args[position] is not None else dout.new_empty(0)
-        for position, need in zip(differentiable, needs)
-    ]
+    found = dict(zip(wanted, gradients))
+    return [_laid_out(found[i], args[i], dout) if i in found else dout.new_empty(0) for i in differentiable]
+
+
+def _laid_out(gradient: Tensor, argument: Tensor, dout: Tensor) -> Tensor:
+    """The gradient with the strides of its argument, and not `dout` itself, which an operator may not return."""
+    if gradient is not dout and gradient.stride() == argument.stride():
+        return gradient
+    return torch.empty_like(argument).copy_(gradient)
 
 
 def _autograd_keys() -> contextlib.AbstractContextManager[Any]:

@@ -42,7 +42,7 @@ def group_norm_silu(
         if shift is not None:
             offset = offset + shift.to(dtype)
         y = torch.addcmul(_per_channel(offset), y, _per_channel(gain))
-    return F.silu(y).to(x.dtype)
+    return F.silu(y).to(x.dtype).contiguous(memory_format=torch.channels_last_3d)
 
 
 def _group_mean(images: Tensor, num_groups: int) -> Tensor:

@@ -139,12 +139,12 @@ def group_norm_silu_conv(
     channels = x.shape[1] + (0 if x2 is None else x2.shape[1])
     _check_convolution(x, weight, bias, channels, upsample, stride)
     if norm_weight is None or norm_bias is None or num_groups is None:
-        given = {"norm_weight": norm_weight, "norm_bias": norm_bias, "num_groups": num_groups}
-        given |= {"scale": scale, "shift": shift}
-        for name, value in given.items():
+        norm = {"norm_weight": norm_weight, "norm_bias": norm_bias, "num_groups": num_groups}
+        missing = next(name for name, value in norm.items() if value is None)
+        for name, value in {**norm, "scale": scale, "shift": shift}.items():
             if value is not None:
                 raise ValueError(
-                    f"{op}: norm_weight, norm_bias and num_groups must be given together, got {name} alone"
+                    f"{op}: {name} must come with norm_weight, norm_bias and num_groups, got {missing}=None"
                 )
     else:
         scale, shift = norm_arguments(

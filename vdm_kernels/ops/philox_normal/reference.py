@@ -64,4 +64,4 @@ def philox_normal(shape: Sequence[int], seed: Tensor, draw: Tensor, dtype: torch
         (key & _MASK, (key >> 32) & _MASK),
     )
     pairs = (*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3]))
-    return torch.stack(pairs, dim=-1).float().flatten(1)[:, :n].reshape(list(shape)).to(dtype)
+    return torch.stack(pairs, dim=-1).float().flatten(1)[:, :n].to(dtype).contiguous().view(list(shape))
