@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from io import StringIO
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -72,6 +71,12 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="session")
+def small_config() -> Config:
+    """The small configuration."""
+    return SMALL
+
+
 @pytest.fixture
 def make_config() -> Callable[..., Config]:
     """`make_config("section.key=value", ...)`: the small configuration with these values."""
@@ -112,9 +117,11 @@ def run_trainer(quiet: Console) -> Callable[[Trainer], int]:
 @pytest.fixture(scope="session")
 def processes() -> ForkServerContext:
     """Processes that start in milliseconds: forked from a server that has everything imported."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vdm.cli.main"])
+    with pytest.MonkeyPatch.context() as patch:  # the server keeps the environment it starts in
+        patch.setenv("OMP_NUM_THREADS", "1")
+        forkserver.ensure_running()
     return context
 
 
@@ -133,13 +140,3 @@ def assert_same_state() -> Callable[[Checkpoint, Checkpoint], None]:
             assert one.state[key] == other.state[key], f"{key} differs"
 
     return check
-
-
-@pytest.fixture
-def with_training() -> Callable[..., Config]:
-    """`with_training(config, steps=3)`: another training section."""
-
-    def change(config: Config, **changes: object) -> Config:
-        return replace(config, training=replace(config.training, **changes))  # type: ignore[arg-type]
-
-    return change

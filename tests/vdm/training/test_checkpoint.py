@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import resource
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +237,7 @@ def save_under_a_size_limit(folder: Path, queue: multiprocessing.Queue[str]) -> 
         queue.put("no error")
 
 
-def test_file_size_limit_is_one_error(tmp_path: Path, processes: ForkServerContext) -> None:
+def test_file_size_limit_is_one_error(tmp_path: Path) -> None:
     """The kernel itself refuses to write: a file may not grow over 600 bytes."""
     save(tmp_path, 1)
     queue = multiprocessing.get_context("fork").Queue()
