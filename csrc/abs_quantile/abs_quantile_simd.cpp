@@ -5,13 +5,41 @@
 namespace vdm {
 namespace VDM_ISA {
 
-// Neighbouring pixels often fall into the same bin; four tables keep their increments from waiting for each
-// other.
+// Neighbouring pixels often fall into the same bin; four tables keep their increments from waiting for each other.
 constexpr int kTables = 4;
 constexpr int64_t kMaxCount = int64_t{1} << 30;  // what a 32-bit counter surely holds
+using Tables = uint32_t[kTables][kBins];
+
+// The top digit has no range to check, and two of them fit in a load.
+VDM_INLINE void count_first_digit(const float* x, int count, Tables& tables) {
+  constexpr int shift = kMagnitudeBits - kDigitBits;
+  int k = 0;
+  for (; k + 4 <= count; k += 4) {
+    uint64_t pair[2];
+    __builtin_memcpy(pair, x + k, sizeof pair);
+    ++tables[0][pair[0] >> shift & (kBins - 1)];
+    ++tables[1][pair[0] >> (32 + shift) & (kBins - 1)];
+    ++tables[2][pair[1] >> shift & (kBins - 1)];
+    ++tables[3][pair[1] >> (32 + shift) & (kBins - 1)];
+  }
+  for (; k < count; ++k) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + k, sizeof bits);
+    ++tables[0][bits >> shift & (kBins - 1)];
+  }
+}
+
+VDM_INLINE void count_digit(const float* x, int count, uint32_t low, int shift, Tables& tables) {
+  for (int k = 0; k < count; ++k) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, x + k, sizeof bits);
+    const uint32_t bin = ((bits & 0x7FFFFFFFu) - low) >> shift;
+    if (bin < kBins) ++tables[k % kTables][bin];
+  }
+}
 
 void count_magnitudes(const MagnitudeSlice& slice, uint32_t low, int shift, int64_t* counts) {
-  uint32_t tables[kTables][kBins];
+  Tables tables;
   Block scratch;
   for (int64_t begin = slice.begin; begin < slice.end; begin += kMaxCount) {
     const int64_t end = slice.end - begin < kMaxCount ? slice.end : begin + kMaxCount;
@@ -19,11 +47,10 @@ void count_magnitudes(const MagnitudeSlice& slice, uint32_t low, int shift, int6
     for (int64_t i = begin; i < end; i += kBlock) {
       const int count = static_cast<int>(end - i < kBlock ? end - i : kBlock);
       const float* x = read_block(slice.x, slice.dtype, i, count, scratch);
-      for (int k = 0; k < count; ++k) {
-        uint32_t bits;
-        __builtin_memcpy(&bits, x + k, sizeof bits);
-        const uint32_t bin = ((bits & 0x7FFFFFFFu) - low) >> shift;
-        if (bin < kBins) ++tables[k % kTables][bin];
+      if (shift == kMagnitudeBits - kDigitBits) {
+        count_first_digit(x, count, tables);
+      } else {
+        count_digit(x, count, low, shift, tables);
       }
     }
     for (int bin = 0; bin < kBins; ++bin)
