@@ -10,14 +10,16 @@ from vdm.models.conditioning import Conditioning
 from vdm.models.config import VideoUNetConfig
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(f"VideoUNet: {message}")
+def _error(message: str) -> ValueError:
+    return ValueError(f"VideoUNet: {message}")
 
 
-def _require_shape(name: str, value: Tensor, *shapes: tuple[int, ...]) -> None:
-    wanted = " or ".join(str(shape) for shape in shapes)
-    _require(tuple(value.shape) in shapes, f"{name} must have shape {wanted}, got {tuple(value.shape)}")
+# Messages are made where a check has failed and nowhere else: torch.compile would turn a size that is put into
+# a string into a constant.
+def _check_shape(name: str, value: Tensor, *shapes: tuple[int, ...]) -> None:
+    if tuple(value.shape) not in shapes:
+        wanted = " or ".join(str(shape) for shape in shapes)
+        raise _error(f"{name} must have shape {wanted}, got {tuple(value.shape)}")
 
 
 def check_inputs(x: Tensor, logsnr: Tensor, conditioning: Conditioning, config: VideoUNetConfig) -> None:
@@ -26,32 +28,35 @@ def check_inputs(x: Tensor, logsnr: Tensor, conditioning: Conditioning, config: 
     Raises:
         ValueError: as `VideoUNet.forward`.
     """
-    _require(x.ndim == 5, f"x must be (B, C, F, H, W), got {x.ndim} dimensions")
-    _require(x.is_floating_point(), f"x must be floating point, got {x.dtype}")
+    if x.ndim != 5:
+        raise _error(f"x must be (B, C, F, H, W), got {x.ndim} dimensions")
+    if not x.is_floating_point():
+        raise _error(f"x must be floating point, got {x.dtype}")
     b, c, f, h, w = x.shape
-    _require(c == config.in_channels, f"x must have in_channels={config.in_channels} channels, got {c}")
-    _require(f >= 1, f"x needs at least one frame, got F={f}")
-    divisor = config.size_divisor
-    _require(
-        h % divisor == 0 and w % divisor == 0 and h > 0 and w > 0,
-        f"height and width must be positive multiples of {divisor} for {config.num_levels} levels, "
-        f"got H={h}, W={w}",
-    )
-    if config.spatial_bias_size is not None:
-        limit = config.spatial_bias_size
-        _require(
-            max(h, w) <= limit,
-            f"height and width must be at most spatial_bias_size={limit}, got H={h}, W={w}",
+    if c != config.in_channels:
+        raise _error(f"x must have in_channels={config.in_channels} channels, got {c}")
+    if f < 1:
+        raise _error(f"x needs at least one frame, got F={f}")
+    divisor, limit = config.size_divisor, config.spatial_bias_size
+    if h < 1 or w < 1 or h % divisor or w % divisor:
+        raise _error(
+            f"height and width must be positive multiples of {divisor} for {config.num_levels} levels, "
+            f"got H={h}, W={w}"
         )
-    _require_shape("logsnr", logsnr, (b,))
-    _require(logsnr.is_floating_point(), f"logsnr must be floating point, got {logsnr.dtype}")
+    if limit is not None and (h > limit or w > limit):
+        raise _error(f"height and width must be at most spatial_bias_size={limit}, got H={h}, W={w}")
+    _check_shape("logsnr", logsnr, (b,))
+    if not logsnr.is_floating_point():
+        raise _error(f"logsnr must be floating point, got {logsnr.dtype}")
     images = conditioning.num_image_frames
-    _require(0 <= images <= f, f"num_image_frames must be in 0..F={f}, got {images}")
-    _require(
-        images == 0 or config.norm_scope == "frame",
-        f'num_image_frames needs norm_scope="frame" (per-video statistics mix frames), got {images}',
-    )
+    if images < 0 or images > f:
+        raise _error(f"num_image_frames must be in 0..F={f}, got {images}")
+    if images and config.norm_scope != "frame":
+        raise _error(
+            f'num_image_frames needs norm_scope="frame" (per-video statistics mix frames), got {images}'
+        )
     _check_needed(conditioning, config)
+    _check_labels(conditioning, config, b, f)
     _check_embedded(conditioning, config, b, f)
     _check_concatenated(conditioning, config, x)
 
@@ -68,54 +73,57 @@ def _check_needed(conditioning: Conditioning, config: VideoUNetConfig) -> None:
         ("low_res_logsnr", low_res, "low_res_channels"),
     ):
         given = getattr(conditioning, name) is not None
-        _require(built or not given, f"{name} needs a model with {option}, got one without")
-        _require(given or not built, f"a model with {option} needs Conditioning.{name}, got none")
-    known = conditioning.known_frames is not None or conditioning.known_mask is not None
-    _require(
-        config.known_frames or not known, "known_frames needs a model with known_frames, got one without"
-    )
-    both = (conditioning.known_frames is None) == (conditioning.known_mask is None)
-    _require(both, "known_frames and known_mask must be given together, got one of them")
-    tokens = conditioning.text_mask is None or conditioning.text_tokens is not None
-    _require(tokens, "text_mask needs text_tokens, got none")
+        if given and not built:
+            raise _error(f"{name} needs a model with {option}, got one without")
+        if built and not given:
+            raise _error(f"a model with {option} needs Conditioning.{name}, got none")
+    frames, mask = conditioning.known_frames is not None, conditioning.known_mask is not None
+    if (frames or mask) and not config.known_frames:
+        raise _error("known_frames needs a model with known_frames, got one without")
+    if frames != mask:
+        raise _error("known_frames and known_mask must be given together, got one of them")
+    if conditioning.text_mask is not None and conditioning.text_tokens is None:
+        raise _error("text_mask needs text_tokens, got none")
+
+
+def _check_labels(conditioning: Conditioning, config: VideoUNetConfig, b: int, f: int) -> None:
+    labels, classes = conditioning.labels, config.num_classes
+    if labels is None or classes is None:
+        return
+    _check_shape("labels", labels, (b,), (b, f))
+    if labels.dtype not in (torch.int64, torch.int32):
+        raise _error(f"labels must be integers, got {labels.dtype}")
+    # On other devices the lookup checks; reading the values there would wait for the device.
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling() and labels.numel() > 0:
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high > classes:
+            raise _error(f"labels must be in 0..{classes} (the null class), got {low}..{high}")
 
 
 def _check_embedded(conditioning: Conditioning, config: VideoUNetConfig, b: int, f: int) -> None:
-    labels, text, tokens = conditioning.labels, conditioning.text_embedding, conditioning.text_tokens
-    if labels is not None and config.num_classes is not None:
-        _require_shape("labels", labels, (b,), (b, f))
-        _require(labels.dtype in (torch.int64, torch.int32), f"labels must be integers, got {labels.dtype}")
-        # On other devices the lookup checks; reading the values there would wait for the device.
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling() and labels.numel() > 0:
-            low, high = int(labels.min()), int(labels.max())
-            inside = low >= 0 and high <= config.num_classes
-            _require(inside, f"labels must be in 0..{config.num_classes} (the null class), got {low}..{high}")
+    text, tokens, mask = conditioning.text_embedding, conditioning.text_tokens, conditioning.text_mask
     if text is not None and config.text_embedding_dim is not None:
-        _require_shape(
+        _check_shape(
             "text_embedding", text, (b, config.text_embedding_dim), (b, f, config.text_embedding_dim)
         )
     if tokens is not None and config.text_token_dim is not None:
         length = tokens.shape[1] if tokens.ndim == 3 else 0
-        _require_shape("text_tokens", tokens, (b, length, config.text_token_dim))
-        if conditioning.text_mask is not None:
-            _require_shape("text_mask", conditioning.text_mask, (b, length))
-            _require(
-                conditioning.text_mask.dtype == torch.bool,
-                f"text_mask must be bool, got {conditioning.text_mask.dtype}",
-            )
-    for name in ("fps", "low_res_logsnr"):
-        value = getattr(conditioning, name)
+        _check_shape("text_tokens", tokens, (b, length, config.text_token_dim))
+        if mask is not None:
+            _check_shape("text_mask", mask, (b, length))
+    for name, value in (("fps", conditioning.fps), ("low_res_logsnr", conditioning.low_res_logsnr)):
         if value is not None:
-            _require_shape(name, value, (b,))
+            _check_shape(name, value, (b,))
     if conditioning.drop is not None:
-        _require_shape("drop", conditioning.drop, (b,))
-        _require(conditioning.drop.dtype == torch.bool, f"drop must be bool, got {conditioning.drop.dtype}")
+        _check_shape("drop", conditioning.drop, (b,))
+    for name, value in (("drop", conditioning.drop), ("text_mask", mask)):
+        if value is not None and value.dtype != torch.bool:
+            raise _error(f"{name} must be bool, got {value.dtype}")
     positions = conditioning.frame_positions
     if positions is not None:
-        _require_shape("frame_positions", positions, (b, f))
-        _require(
-            not positions.is_floating_point(), f"frame_positions must be integers, got {positions.dtype}"
-        )
+        _check_shape("frame_positions", positions, (b, f))
+        if positions.is_floating_point():
+            raise _error(f"frame_positions must be integers, got {positions.dtype}")
 
 
 def _check_concatenated(conditioning: Conditioning, config: VideoUNetConfig, x: Tensor) -> None:
@@ -123,17 +131,17 @@ def _check_concatenated(conditioning: Conditioning, config: VideoUNetConfig, x: 
     low_res = conditioning.low_res
     if low_res is not None:
         channels, images = config.low_res_channels, conditioning.num_image_frames
-        fits = low_res.ndim == 5 and low_res.shape[:2] == (b, channels) and min(low_res.shape[2:]) > 0
-        _require(fits, f"low_res must be ({b}, {channels}, F', H', W'), got {tuple(low_res.shape)}")
+        if low_res.ndim != 5 or tuple(low_res.shape[:2]) != (b, channels) or min(low_res.shape[2:]) < 1:
+            raise _error(f"low_res must be ({b}, {channels}, F', H', W'), got {tuple(low_res.shape)}")
         frames, video = low_res.shape[2] - images, f - images
-        divides = (frames > 0 and video % frames == 0) if video else frames == 0
-        _require(
-            divides,
-            f"low_res needs a divisor of {video} video frames and {images} images, got F'={low_res.shape[2]}",
-        )
+        if (frames != 0) if video == 0 else (frames < 1 or video % frames):
+            raise _error(
+                f"low_res needs a divisor of {video} video frames and {images} images, "
+                f"got F'={low_res.shape[2]}"
+            )
     if conditioning.known_frames is not None and conditioning.known_mask is not None:
-        _require_shape("known_frames", conditioning.known_frames, (b, c, f, h, w))
-        _require_shape("known_mask", conditioning.known_mask, (b, f), (b, 1, f, h, w))
+        _check_shape("known_frames", conditioning.known_frames, (b, c, f, h, w))
+        _check_shape("known_mask", conditioning.known_mask, (b, f), (b, 1, f, h, w))
 
 
 def upsample_low_res(low_res: Tensor, x: Tensor, *, num_image_frames: int) -> Tensor:

@@ -85,9 +85,9 @@ def test_dropout_acts_in_training_only() -> None:
     first = block(x, embedding)
     torch.manual_seed(2)
     assert (block(x, embedding) - first).abs().max() > 1e-3
-    samples = torch.stack([block(x, embedding) for _ in range(3000)])
+    samples = torch.stack([block(x, embedding) for _ in range(400)])
     # conv2 is linear, so that dropout keeps the mean; the bound is 5 standard errors.
-    error = (samples.mean(0) - still).abs() / (samples.std(0) / 3000**0.5)
+    error = (samples.mean(0) - still).abs() / (samples.std(0) / 400**0.5)
     assert error.max() < 5
 
 

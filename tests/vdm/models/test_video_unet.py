@@ -395,14 +395,40 @@ def test_bf16_autocast_runs_forward_and_backward(make_model: MakeModel) -> None:
     assert (low - gradient).norm() < 0.05 * gradient.norm()
 
 
-@pytest.mark.slow
-def test_the_whole_model_compiles_to_one_graph(make_model: MakeModel) -> None:
-    model = make_model(num_classes=5)
-    x, logsnr = torch.randn(2, 2, 4, 4, 4), torch.zeros(2)
+MINIMAL = {"channel_multipliers": (1,), "attention_levels": (), "num_up_blocks": 1, "num_classes": 5}
+
+
+def assert_compiles(model: VideoUNet, backend: str, x: Tensor, given: Conditioning) -> None:
+    """Compiled as one graph, the output and every gradient are those of the model."""
+    torch._dynamo.reset()
+    logsnr = torch.zeros(x.shape[0])
+    outs = [model(x, logsnr, given), torch.compile(model, fullgraph=True, backend=backend)(x, logsnr, given)]
+    gradients = [torch.autograd.grad(out.square().sum(), list(model.parameters())) for out in outs]
+    torch.testing.assert_close(outs[1], outs[0], rtol=1e-4, atol=1e-5)
+    for eager, compiled in zip(*gradients, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_with_every_condition_is_one_graph(make_model: MakeModel) -> None:
+    given = Conditioning(**conditions())
+    assert_compiles(make_model(**ALL_CONDITIONS), "eager", torch.randn(2, 2, 4, 4, 8), given)
+
+
+def test_the_gradients_are_one_graph(make_model: MakeModel) -> None:
     given = Conditioning(labels=torch.tensor([1, 2]), num_image_frames=1)
-    compiled = torch.compile(model, fullgraph=True)
-    wanted, out = model(x, logsnr, given), compiled(x, logsnr, given)
-    torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-5)
-    gradients = [torch.autograd.grad(y.square().sum(), list(model.parameters())) for y in (wanted, out)]
-    for a, b in zip(*gradients, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
+    assert_compiles(make_model(**MINIMAL), "aot_eager", torch.randn(2, 2, 3, 4, 4), given)
+
+
+@pytest.mark.slow
+def test_the_model_compiles_with_inductor(make_model: MakeModel) -> None:
+    given = Conditioning(labels=torch.tensor([1, 2]), num_image_frames=1)
+    assert_compiles(make_model(**MINIMAL), "inductor", torch.randn(2, 2, 3, 4, 4), given)
+
+
+def test_sizes_may_change_between_calls_of_a_compiled_model(make_model: MakeModel) -> None:
+    torch._dynamo.reset()
+    model = make_model(**MINIMAL)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for b, f, h, w in ((2, 3, 4, 6), (3, 5, 6, 8)):
+        x, logsnr, given = torch.randn(b, 2, f, h, w), torch.zeros(b), Conditioning(labels=torch.arange(b))
+        torch.testing.assert_close(compiled(x, logsnr, given), model(x, logsnr, given))
