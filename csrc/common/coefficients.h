@@ -76,7 +76,7 @@ VDM_HOST_DEVICE inline StepCoefficients<Real> ancestral_coefficients(Real logsnr
   StepCoefficients<Real> step;
   step.z_scale = exp(logsnr_t - logsnr_s) * s.alpha / t.alpha;
   step.x_scale = one_minus_e * s.alpha;
-  step.noise_scale = sqrt(one_minus_e) * pow(s.sigma, Real(1) - gamma) * pow(t.sigma, gamma);
+  step.noise_scale = sqrt(one_minus_e) * s.sigma * pow(t.sigma / s.sigma, gamma);
   set_prediction(&step, t, parameterization);
   return step;
 }

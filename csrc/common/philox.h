@@ -90,6 +90,18 @@ VDM_HOST_DEVICE inline float float_from_bits(uint32_t bits) {
 #endif
 }
 
+// The square root; on a GPU to one ulp (2^-23 relative), which the IEEE one costs four times as much to
+// better.
+VDM_HOST_DEVICE inline float approximate_sqrt(float x) {
+#ifdef __CUDA_ARCH__
+  float root;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
+  return root;
+#else
+  return sqrtf(x);
+#endif
+}
+
 // sqrt(-2 ln u(r)). float(r) rounds to nearest even; scaling and offset are one rounding.
 VDM_HOST_DEVICE inline float normal_radius(uint32_t r) {
   const float u = fmaf(static_cast<float>(r), 0x1p-32f, 0x1p-33f);
@@ -103,7 +115,7 @@ VDM_HOST_DEVICE inline float normal_radius(uint32_t r) {
   p = fmaf(p, f, kLogP2);
   p = fmaf(p, f, kLogP1);
   p = fmaf(p, f, kLogP0);
-  return sqrtf(fmaf(f, p, static_cast<float>(k) * kMinus2Ln2));
+  return approximate_sqrt(fmaf(f, p, static_cast<float>(k) * kMinus2Ln2));
 }
 
 // cosine and sine of the angle r turn. The quadrant is split off in integers, so no precision is lost to pi:
