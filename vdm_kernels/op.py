@@ -121,13 +121,13 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"use_backend: name must be one of {', '.join(BACKENDS)}, got {name!r}")
-    token, traced = _FORCED.set(name), _TRACED.forced
+    token = _FORCED.set(name)
     _TRACED.forced = name
     try:
         yield
     finally:
         _FORCED.reset(token)
-        _TRACED.forced = traced
+        _TRACED.forced = _FORCED.get()
 
 
 def backends() -> dict[str, dict[str, str | None]]:
@@ -221,6 +221,8 @@ class Op:
             return implementation
         if backend == "triton" and _device_type(args) != "cuda" and not _INTERPRETING:
             return "Triton runs CPU tensors only under TRITON_INTERPRET=1"
+        if backend != "reference" and _transforming():
+            return "only the reference can be transformed by torch.func"
         return implementation.supports(*args)
 
     def why_not(self, backend: str) -> str | None:
@@ -246,10 +248,7 @@ class Op:
         for arg in args:
             if isinstance(arg, Tensor) and ((grad and arg.requires_grad) or type(arg) not in _PLAIN):
                 return True
-        return (
-            bool(torch._C._len_torch_dispatch_stack())
-            or torch._C._functorch.peek_interpreter_stack() is not None
-        )
+        return bool(torch._C._len_torch_dispatch_stack())
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         *args, ctx.backend = inputs
@@ -273,6 +272,10 @@ class Op:
         for i, need, result in zip(self.positions, needs, results):
             gradients[i] = result if need else None
         return tuple(gradients)
+
+
+def _transforming() -> bool:
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _device_type(args: Sequence[Any]) -> str:

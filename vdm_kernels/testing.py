@@ -146,7 +146,7 @@ def assert_results_close(
     assert actual.gradients.keys() == expected.gradients.keys()
     for name, gradient in actual.gradients.items():
         assert_close(
-            gradient, expected.gradients[name], low.gradients[name], f"{what}: gradient of {name}", factor
+            gradient, expected.gradients[name], low.gradients[name], f"{what}: gradient of {name}", truncates
         )
 
 

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
-from vdm_kernels.ops.abs_quantile.reference import abs_quantile as reference
-from vdm_kernels.ops.abs_quantile.reference import abs_quantile_bwd as reference_bwd
+from vdm_kernels.ops.abs_quantile import reference
 
 
 def _fake(x: Tensor, q: float) -> Tensor:
@@ -21,8 +20,10 @@ def _fake_bwd(dout: Tensor, x: Tensor, q: float, needs: Sequence[bool]) -> list[
     return fake_gradients(x, needs=needs)
 
 
-ABS_QUANTILE_BWD = Op(reference_bwd, fake=_fake_bwd, package=__name__)
-ABS_QUANTILE = Op(reference, fake=_fake, package=__name__, backward=ABS_QUANTILE_BWD, differentiable=("x",))
+ABS_QUANTILE_BWD = Op(reference.abs_quantile_bwd, fake=_fake_bwd, package=__name__)
+ABS_QUANTILE = Op(
+    reference.abs_quantile, fake=_fake, package=__name__, backward=ABS_QUANTILE_BWD, differentiable=("x",)
+)
 
 
 def abs_quantile(x: Tensor, q: float) -> Tensor:

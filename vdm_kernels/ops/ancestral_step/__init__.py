@@ -9,8 +9,7 @@ from torch import Tensor
 
 from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
-from vdm_kernels.ops.ancestral_step.reference import ancestral_step as reference
-from vdm_kernels.ops.ancestral_step.reference import ancestral_step_bwd as reference_bwd
+from vdm_kernels.ops.ancestral_step import reference
 from vdm_kernels.ops.step.arguments import Parameterization, step_arguments
 
 
@@ -52,9 +51,9 @@ def _fake_bwd(
     return fake_gradients(z, prediction, uncond, needs=needs)
 
 
-ANCESTRAL_STEP_BWD = Op(reference_bwd, fake=_fake_bwd, package=__name__)
+ANCESTRAL_STEP_BWD = Op(reference.ancestral_step_bwd, fake=_fake_bwd, package=__name__)
 ANCESTRAL_STEP = Op(
-    reference,
+    reference.ancestral_step,
     fake=_fake,
     package=__name__,
     backward=ANCESTRAL_STEP_BWD,

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
-from vdm_kernels.ops.ddim_step.reference import ddim_step as reference
-from vdm_kernels.ops.ddim_step.reference import ddim_step_bwd as reference_bwd
+from vdm_kernels.ops.ddim_step import reference
 from vdm_kernels.ops.step.arguments import Parameterization, step_arguments
 
 
@@ -50,9 +49,9 @@ def _fake_bwd(
     return fake_gradients(z, prediction, uncond, needs=needs)
 
 
-DDIM_STEP_BWD = Op(reference_bwd, fake=_fake_bwd, package=__name__)
+DDIM_STEP_BWD = Op(reference.ddim_step_bwd, fake=_fake_bwd, package=__name__)
 DDIM_STEP = Op(
-    reference,
+    reference.ddim_step,
     fake=_fake,
     package=__name__,
     backward=DDIM_STEP_BWD,

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
+from vdm_kernels.ops.group_norm_silu import reference
 from vdm_kernels.ops.group_norm_silu.arguments import norm_arguments
-from vdm_kernels.ops.group_norm_silu.reference import group_norm_silu as reference
-from vdm_kernels.ops.group_norm_silu.reference import group_norm_silu_bwd as reference_bwd
 
 NormScope = Literal["frame", "video"]
 
@@ -45,9 +44,9 @@ def _fake_bwd(
     return fake_gradients(x, weight, bias, scale, shift, needs=needs)
 
 
-GROUP_NORM_SILU_BWD = Op(reference_bwd, fake=_fake_bwd, package=__name__)
+GROUP_NORM_SILU_BWD = Op(reference.group_norm_silu_bwd, fake=_fake_bwd, package=__name__)
 GROUP_NORM_SILU = Op(
-    reference,
+    reference.group_norm_silu,
     fake=_fake,
     package=__name__,
     backward=GROUP_NORM_SILU_BWD,

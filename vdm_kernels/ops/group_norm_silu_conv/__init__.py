@@ -11,8 +11,7 @@ from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
 from vdm_kernels.ops.group_norm_silu import NormScope
 from vdm_kernels.ops.group_norm_silu.arguments import norm_arguments
-from vdm_kernels.ops.group_norm_silu_conv.reference import group_norm_silu_conv as reference
-from vdm_kernels.ops.group_norm_silu_conv.reference import group_norm_silu_conv_bwd as reference_bwd
+from vdm_kernels.ops.group_norm_silu_conv import reference
 
 
 def _output_shape(x: Tensor, weight: Tensor, upsample: bool, stride: int) -> tuple[int, ...]:
@@ -64,9 +63,9 @@ def _fake_bwd(
     return fake_gradients(*tensors, needs=needs)
 
 
-GROUP_NORM_SILU_CONV_BWD = Op(reference_bwd, fake=_fake_bwd, package=__name__)
+GROUP_NORM_SILU_CONV_BWD = Op(reference.group_norm_silu_conv_bwd, fake=_fake_bwd, package=__name__)
 GROUP_NORM_SILU_CONV = Op(
-    reference,
+    reference.group_norm_silu_conv,
     fake=_fake,
     package=__name__,
     backward=GROUP_NORM_SILU_CONV_BWD,

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from vdm_kernels import checks
 from vdm_kernels.op import Op
-from vdm_kernels.ops.philox_normal.reference import philox_normal as reference
+from vdm_kernels.ops.philox_normal import reference
 
 
 def _fake(shape: Sequence[int], seed: Tensor, draw: Tensor, dtype: torch.dtype) -> Tensor:
     return seed.new_empty(shape, dtype=dtype)
 
 
-PHILOX_NORMAL = Op(reference, fake=_fake, package=__name__)
+PHILOX_NORMAL = Op(reference.philox_normal, fake=_fake, package=__name__)
 
 
 def philox_normal(

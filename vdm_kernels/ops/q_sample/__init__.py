@@ -9,8 +9,7 @@ from torch import Tensor
 
 from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
-from vdm_kernels.ops.q_sample.reference import q_sample as reference
-from vdm_kernels.ops.q_sample.reference import q_sample_bwd as reference_bwd
+from vdm_kernels.ops.q_sample import reference
 
 
 def _fake(
@@ -31,8 +30,8 @@ def _fake_bwd(
     return fake_gradients(x, needs=needs)
 
 
-Q_SAMPLE_BWD = Op(reference_bwd, fake=_fake_bwd, package=__name__)
-Q_SAMPLE = Op(reference, fake=_fake, package=__name__, backward=Q_SAMPLE_BWD, differentiable=("x",))
+Q_SAMPLE_BWD = Op(reference.q_sample_bwd, fake=_fake_bwd, package=__name__)
+Q_SAMPLE = Op(reference.q_sample, fake=_fake, package=__name__, backward=Q_SAMPLE_BWD, differentiable=("x",))
 
 
 def q_sample(

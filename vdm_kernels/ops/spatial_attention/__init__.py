@@ -8,8 +8,7 @@ from torch import Tensor
 
 from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
-from vdm_kernels.ops.spatial_attention.reference import spatial_attention as reference
-from vdm_kernels.ops.spatial_attention.reference import spatial_attention_bwd as reference_bwd
+from vdm_kernels.ops.spatial_attention import reference
 
 
 def _fake(qkv: Tensor, bias_table: Tensor | None) -> Tensor:
@@ -20,9 +19,9 @@ def _fake_bwd(dout: Tensor, qkv: Tensor, bias_table: Tensor | None, needs: Seque
     return fake_gradients(qkv, bias_table, needs=needs)
 
 
-SPATIAL_ATTENTION_BWD = Op(reference_bwd, fake=_fake_bwd, package=__name__)
+SPATIAL_ATTENTION_BWD = Op(reference.spatial_attention_bwd, fake=_fake_bwd, package=__name__)
 SPATIAL_ATTENTION = Op(
-    reference,
+    reference.spatial_attention,
     fake=_fake,
     package=__name__,
     backward=SPATIAL_ATTENTION_BWD,

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
-from vdm_kernels.ops.temporal_attention.reference import temporal_attention as reference
-from vdm_kernels.ops.temporal_attention.reference import temporal_attention_bwd as reference_bwd
+from vdm_kernels.ops.temporal_attention import reference
 
 
 def _fake(qkv: Tensor, bias: Tensor | None, segment_ids: Tensor | None) -> Tensor:
@@ -23,9 +22,9 @@ def _fake_bwd(
     return fake_gradients(qkv, bias, needs=needs)
 
 
-TEMPORAL_ATTENTION_BWD = Op(reference_bwd, fake=_fake_bwd, package=__name__)
+TEMPORAL_ATTENTION_BWD = Op(reference.temporal_attention_bwd, fake=_fake_bwd, package=__name__)
 TEMPORAL_ATTENTION = Op(
-    reference,
+    reference.temporal_attention,
     fake=_fake,
     package=__name__,
     backward=TEMPORAL_ATTENTION_BWD,
