@@ -211,6 +211,20 @@ def test_full_disk_ends_the_run_with_one_error_and_it_goes_on_later(
     )
 
 
+def test_full_disk_at_the_start_is_one_error(
+    make_config: MakeConfig, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(ValueError, match=r"train: .*run: No space left on device"):
+            train(make_config(), tmp_path / "run", console=quiet)
+    assert os.listdir(tmp_path / "run") == [".lock"]
+    assert train(make_config("training.steps=1"), tmp_path / "run", console=quiet) == 0
+
+
 def test_one_process_at_a_time(finished: Path, make_config: MakeConfig, quiet: Console) -> None:
     with (finished / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

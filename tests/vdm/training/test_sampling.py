@@ -21,7 +21,8 @@ def network(config: Config) -> VideoUNet:
     torch.manual_seed(0)
     model = build_model(config).eval()
     with torch.no_grad():
-        torch.nn.init.normal_(model.output_conv.weight, std=0.2)
+        for parameter in model.parameters():  # what starts at zero, too
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 
