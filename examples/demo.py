@@ -35,7 +35,17 @@ def main(folder: Path) -> None:
     vdm("sample", "--out", folder / "shipped")
 
     vdm("data", "moving-digits", "--out", data, "--count", "200", "--size", "16", "--frames", "16")
-    vdm("train", "--preset", "tiny", "--out", run, "--set", "data.kind=video-folder", "--set", f"data.path={data}")
+    vdm(
+        "train",
+        "--preset",
+        "tiny",
+        "--out",
+        run,
+        "--set",
+        "data.kind=video-folder",
+        "--set",
+        f"data.path={data}",
+    )
     vdm("sample", "--model", run, "--out", folder / "trained")
 
     print(f"\nLook at {folder}/shipped/samples.gif, {folder}/trained/samples.gif and {run}/loss.png")
