@@ -4,7 +4,6 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
-#include <string>
 
 #include "abs_quantile/abs_quantile.h"
 #include "ancestral_step/ancestral_step.h"
@@ -148,9 +147,8 @@ PYBIND11_MODULE(_C, m) {
 #endif
 
   m.def("cpu_isa", [] { return cpu_isa_name(cpu_isa()); }, "The instruction set the CPU kernels use.");
-  m.def(
-      "set_cpu_isa", [](const std::string& name) { set_cpu_isa(cpu_isa_from_name(name.c_str())); }, "name"_a,
-      "Use baseline, avx2 or avx512; ValueError where the CPU lacks it.");
+  m.def("set_cpu_isa", set_cpu_isa, "name"_a,
+        "Use baseline, avx2 or avx512; ValueError where the CPU or the build lacks it.");
   m.def("num_threads", max_threads,
         "How many threads the CPU kernels use: OpenMP's setting, shared with torch.");
   m.def("set_allocator_policy", set_allocator_policy,

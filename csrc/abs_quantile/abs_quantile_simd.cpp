@@ -5,7 +5,8 @@
 namespace vdm {
 namespace VDM_ISA {
 
-// Neighbouring pixels often fall into the same bin; four tables keep their increments from waiting for each other.
+// Neighbouring pixels often fall into the same bin; four tables keep their increments from waiting for each
+// other.
 constexpr int kTables = 4;
 constexpr int64_t kMaxCount = int64_t{1} << 30;  // what a 32-bit counter surely holds
 using Tables = uint32_t[kTables][kBins];
@@ -40,13 +41,13 @@ VDM_INLINE void count_digit(const float* x, int count, uint32_t low, int shift, 
 
 void count_magnitudes(const MagnitudeSlice& slice, uint32_t low, int shift, int64_t* counts) {
   Tables tables;
-  Block scratch;
+  BlockReader blocks(slice.x, slice.dtype);
   for (int64_t begin = slice.begin; begin < slice.end; begin += kMaxCount) {
     const int64_t end = slice.end - begin < kMaxCount ? slice.end : begin + kMaxCount;
     __builtin_memset(tables, 0, sizeof tables);
     for (int64_t i = begin; i < end; i += kBlock) {
-      const int count = static_cast<int>(end - i < kBlock ? end - i : kBlock);
-      const float* x = read_block(slice.x, slice.dtype, i, count, scratch);
+      const int count = block_size(i, end);
+      const float* x = blocks.read(i, count);
       if (shift == kMagnitudeBits - kDigitBits) {
         count_first_digit(x, count, tables);
       } else {
@@ -59,12 +60,12 @@ void count_magnitudes(const MagnitudeSlice& slice, uint32_t low, int shift, int6
 }
 
 void gather_magnitudes(const MagnitudeSlice& slice, MagnitudeRange range, uint32_t* found, uint32_t* next) {
-  Block scratch;
+  BlockReader blocks(slice.x, slice.dtype);
   const U32 low = splat(range.low), high = splat(range.high), magnitude_mask = splat(0x7FFFFFFFu);
   U32 smallest_above = splat(*next);
   for (int64_t i = slice.begin; i < slice.end; i += kBlock) {
-    const int count = static_cast<int>(slice.end - i < kBlock ? slice.end - i : kBlock);
-    const float* x = read_block(slice.x, slice.dtype, i, count, scratch);
+    const int count = block_size(i, slice.end);
+    const float* x = blocks.read(i, count);
     for (int k = 0; k < count; k += kLanes) {
       const U32 magnitude = bits(load(x + k)) & magnitude_mask;
       uint32_t within = lanes_within(magnitude, low, high);

@@ -27,15 +27,20 @@ CpuIsa best_cpu_isa() {
 #endif
 }
 
-// An unknown or unavailable name in the environment is an error, not a silent fallback.
+// The instruction set that `where` asks for; never another one in its place.
+CpuIsa available_cpu_isa(const std::string& where, const char* name) {
+  for (CpuIsa isa : {CpuIsa::kBaseline, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+    if (std::strcmp(name, cpu_isa_name(isa)) != 0) continue;
+    if (isa <= best_cpu_isa()) return isa;
+    throw std::invalid_argument(where + ": the best that this CPU and build have is " +
+                                cpu_isa_name(best_cpu_isa()) + ", got " + name);
+  }
+  throw std::invalid_argument(where + ": needs baseline, avx2 or avx512, got " + name);
+}
+
 CpuIsa initial_cpu_isa() {
   const char* name = std::getenv("VDM_CPU_ISA");
-  if (name == nullptr || *name == '\0') return best_cpu_isa();
-  const CpuIsa isa = cpu_isa_from_name(name);
-  if (isa > best_cpu_isa())
-    throw std::invalid_argument(std::string("VDM_CPU_ISA: at most ") + cpu_isa_name(best_cpu_isa()) +
-                                " is available on this CPU, got " + name);
-  return isa;
+  return name == nullptr || *name == '\0' ? best_cpu_isa() : available_cpu_isa("VDM_CPU_ISA", name);
 }
 
 std::atomic<CpuIsa>& current_cpu_isa() {
@@ -47,12 +52,7 @@ std::atomic<CpuIsa>& current_cpu_isa() {
 
 CpuIsa cpu_isa() { return current_cpu_isa().load(std::memory_order_relaxed); }
 
-void set_cpu_isa(CpuIsa isa) {
-  if (isa > best_cpu_isa())
-    throw std::invalid_argument(std::string("set_cpu_isa: at most ") + cpu_isa_name(best_cpu_isa()) +
-                                " is available on this CPU, got " + cpu_isa_name(isa));
-  current_cpu_isa().store(isa, std::memory_order_relaxed);
-}
+void set_cpu_isa(const char* name) { current_cpu_isa().store(available_cpu_isa("set_cpu_isa", name)); }
 
 const char* cpu_isa_name(CpuIsa isa) {
   switch (isa) {
@@ -63,12 +63,6 @@ const char* cpu_isa_name(CpuIsa isa) {
     default:
       return "baseline";
   }
-}
-
-CpuIsa cpu_isa_from_name(const char* name) {
-  for (CpuIsa isa : {CpuIsa::kBaseline, CpuIsa::kAvx2, CpuIsa::kAvx512})
-    if (std::strcmp(name, cpu_isa_name(isa)) == 0) return isa;
-  throw std::invalid_argument(std::string("cpu_isa: needs baseline, avx2 or avx512, got ") + name);
 }
 
 }  // namespace vdm

@@ -10,14 +10,14 @@ namespace vdm {
 
 enum class CpuIsa : int { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
 
-// The best one that this CPU has and VDM_CPU_ISA (baseline, avx2, avx512) allows, or what set_cpu_isa set.
+// The best one that this CPU has, or the one that VDM_CPU_ISA or set_cpu_isa names. Throws
+// std::invalid_argument where VDM_CPU_ISA names none that is available.
 CpuIsa cpu_isa();
 
-// Throws std::invalid_argument where the CPU or the build lacks it.
-void set_cpu_isa(CpuIsa isa);
+// Names are baseline, avx2 and avx512. Throws std::invalid_argument where the CPU or the build lacks it.
+void set_cpu_isa(const char* name);
 
 const char* cpu_isa_name(CpuIsa isa);
-CpuIsa cpu_isa_from_name(const char* name);  // throws std::invalid_argument
 
 }  // namespace vdm
 

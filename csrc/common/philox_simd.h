@@ -6,24 +6,25 @@
 // until the end. A round of kLanes / 2 groups is then 2 multiplications, 2 shifts and 2 three-way xors.
 // Counter words 1 to 3 are the same for all groups, which makes half of the first two rounds scalar.
 //
-// One round's latency is about that of its arithmetic for two vectors, so four advance together: with AVX-512
-// on Zen 4, 64 elements take 124 cycles this way (205 instructions of 2 cycles on 4 pipes would take 103) and
-// 150 with two.
+// What bounds the speed is how much independent arithmetic the scheduler sees, so four vectors of counters
+// advance together, and the normals are made from pairs: 64 elements take 125 cycles with AVX-512 on Zen 4,
+// where the 205 instructions, of 2 cycles on one of 4 pipes, could take 103. One after the other it was 155.
 #pragma once
 
 #include "common/philox.h"
 #include "common/simd.h"
+#include "common/simd_pair.h"
 
 namespace vdm {
 namespace VDM_ISA {
 
 constexpr int kStreams = kVectors / 2;  // U64 vectors of counters that advance together
 
-// The radius: sqrt(-2 ln u(r)), as normal_radius in philox.h.
-VDM_INLINE F32 normal_radius(U32 r) {
-  F32 k, f;
+// sqrt(-2 ln u(r)), as normal_radius in philox.h.
+VDM_INLINE F32x2 normal_radius(U32x2 r) {
+  F32x2 k = splat(0.0f), f = k;
   split_exponent(fma(to_float_unsigned(r), splat(0x1p-32f), splat(0x1p-33f)), k, f);
-  F32 p = fma(splat(kLogP7), f, splat(kLogP6));
+  F32x2 p = fma(splat(kLogP7), f, splat(kLogP6));
   p = fma(p, f, splat(kLogP5));
   p = fma(p, f, splat(kLogP4));
   p = fma(p, f, splat(kLogP3));
@@ -33,16 +34,15 @@ VDM_INLINE F32 normal_radius(U32 r) {
   return sqrt(fma(f, p, k * splat(kMinus2Ln2)));
 }
 
-// radius * (cos, sin)(angle turn), as cos_sin_turn in philox.h.
-VDM_INLINE void box_muller(U32 radius_bits, U32 angle_bits, F32& n0, F32& n1) {
-  const F32 radius = normal_radius(radius_bits);
-  const U32 t = angle_bits + splat(0x20000000u);
-  const F32 x = to_float_signed(angle_bits << 2) * splat(0.25f * kQuarterTurn);
-  const F32 x2 = x * x;
-  const F32 s = fma(fma(fma(splat(kSin2), x2, splat(kSin1)), x2, splat(kSin0)), x2 * x, x);
-  const F32 c = fma(fma(fma(splat(kCos2), x2, splat(kCos1)), x2, splat(kCos0)), x2, splat(1.0f));
-  n0 = radius * flip_sign(select_bit<30>(t, s, c), t + splat(0x40000000u));
-  n1 = radius * flip_sign(select_bit<30>(t, c, s), t);
+// The cosine and sine of the angle r turn, as cos_sin_turn in philox.h.
+VDM_INLINE void cos_sin_turn(U32x2 r, F32x2& cosine, F32x2& sine) {
+  const F32x2 x = to_float_signed(r << 2) * splat(0.25f * kQuarterTurn);
+  const F32x2 x2 = x * x;
+  const F32x2 s = fma(fma(fma(splat(kSin2), x2, splat(kSin1)), x2, splat(kSin0)), x2 * x, x);
+  const F32x2 c = fma(fma(fma(splat(kCos2), x2, splat(kCos1)), x2, splat(kCos0)), x2, splat(1.0f));
+  const U32x2 t = r + splat(0x20000000u);  // bits 31:30 = quadrant
+  cosine = flip_sign(select_bit<30>(t, s, c), t + splat(0x40000000u));
+  sine = flip_sign(select_bit<30>(t, c, s), t);
 }
 
 // Counters and outputs of kLanes / 2 groups, in the low halves of 64-bit lanes.
@@ -73,14 +73,13 @@ class NormalGenerator {
     round1_word0_ = splat(uint64_t{static_cast<uint32_t>(product1) ^ key0[1]});
     round1_word2_ = splat(uint64_t{static_cast<uint32_t>(product0 >> 32) ^ key1[1]});
     round1_word3_ = splat(product0);
-    // Streams 2i and 2i + 1 hold kLanes groups, zipped in the end. Zipped lane p (128-bit lane p / 4,
-    // position p % 4) belongs to output vector p % 4 after interleave4, in whose 128-bit lane p / 4 group (p
-    // % 4) kLanes / 4 + p / 4 has to be.
+    // Streams 2i and 2i + 1 hold kLanes groups and are zipped in the end. interleave4 moves position j of
+    // 128-bit lane l to lane l of output vector j, so that this position holds group j kLanes / 4 + l.
     for (int stream = 0; stream < kStreams; ++stream) {
       uint64_t products[kLanes / 2];
       for (int i = 0; i < kLanes / 2; ++i) {
-        const int p = 2 * i + stream % 2;
-        const int offset = stream / 2 * kLanes + p % 4 * (kLanes / 4) + p / 4;
+        const int zipped = 2 * i + stream % 2, j = zipped % 4, l = zipped / 4;
+        const int offset = stream / 2 * kLanes + j * (kLanes / 4) + l;
         products[i] = uint64_t{kPhiloxM0} * (static_cast<uint32_t>(group) + static_cast<uint32_t>(offset));
       }
       product0_[stream] = load(products);
@@ -105,8 +104,14 @@ class NormalGenerator {
     for (int i = 0; i < kStreams; i += 2) {
       const PhiloxLanes &even = x[i], &odd = x[i + 1];
       F32* out = n + 2 * i;
-      box_muller(zip_lo32(even.x0, odd.x0), zip_lo32(even.x1, odd.x1), out[0], out[1]);
-      box_muller(zip_lo32(even.x2, odd.x2), zip_lo32(even.x3, odd.x3), out[2], out[3]);
+      const F32x2 radius = normal_radius({zip_lo32(even.x0, odd.x0), zip_lo32(even.x2, odd.x2)});
+      F32x2 cosine = radius, sine = radius;
+      cos_sin_turn({zip_lo32(even.x1, odd.x1), zip_lo32(even.x3, odd.x3)}, cosine, sine);
+      const F32x2 n02 = radius * cosine, n13 = radius * sine;
+      out[0] = n02.a;
+      out[1] = n13.a;
+      out[2] = n02.b;
+      out[3] = n13.b;
       interleave4(out[0], out[1], out[2], out[3]);
     }
   }

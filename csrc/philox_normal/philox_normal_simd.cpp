@@ -8,18 +8,18 @@ namespace vdm {
 namespace VDM_ISA {
 
 void philox_normal(const PhiloxNormalSample& sample, int64_t begin, int64_t end) {
-  Block scratch;
+  BlockWriter out_blocks(sample.out, sample.dtype);
   NormalGenerator noise(sample.seed, sample.draw, begin / 4);
-  for (int64_t i = begin; i < end; i += kBlock) {
-    const int count = static_cast<int>(end - i < kBlock ? end - i : kBlock);
-    float* out = begin_block(sample.out, sample.dtype, i, count, scratch);
-    const bool streams = sample.stream && can_stream(out) && out != scratch.values;
-    for (int k = 0; k < count; k += kStep) {
+  for (int64_t offset = begin; offset < end; offset += kBlock) {
+    const int count = block_size(offset, end);
+    float* out = out_blocks.begin(offset, count);
+    const bool streams = sample.stream && out_blocks.can_stream(out);
+    for (int i = 0; i < count; i += kStep) {
       F32 normals[kVectors];
       noise.next(normals);
-      for (int j = 0; j < kVectors; ++j) store_or_stream(out + k + j * kLanes, normals[j], streams);
+      for (int j = 0; j < kVectors; ++j) store_or_stream(out + i + j * kLanes, normals[j], streams);
     }
-    write_block(sample.out, sample.dtype, i, count, scratch);
+    out_blocks.finish(offset, count);
   }
   if (sample.stream) stream_fence();
 }

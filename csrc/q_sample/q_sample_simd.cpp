@@ -9,27 +9,27 @@ namespace vdm {
 namespace VDM_ISA {
 
 void q_sample(const QSample& sample, int64_t begin, int64_t end) {
-  Block x_scratch, z_scratch, eps_scratch;
+  BlockReader x_blocks(sample.x, sample.dtype);
+  BlockWriter z_blocks(sample.z, sample.dtype), eps_blocks(sample.eps, sample.dtype);
   NormalGenerator noise(sample.seed, sample.draw, begin / 4);
   const F32 alpha = splat(sample.alpha), sigma = splat(sample.sigma);
-  for (int64_t i = begin; i < end; i += kBlock) {
-    const int count = static_cast<int>(end - i < kBlock ? end - i : kBlock);
-    const float* x = read_block(sample.x, sample.dtype, i, count, x_scratch);
-    float* z = begin_block(sample.z, sample.dtype, i, count, z_scratch);
-    float* eps = begin_block(sample.eps, sample.dtype, i, count, eps_scratch);
-    const bool streams = sample.stream && can_stream(z) && can_stream(eps) && z != z_scratch.values;
-    for (int k = 0; k < count; k += kStep) {
+  for (int64_t offset = begin; offset < end; offset += kBlock) {
+    const int count = block_size(offset, end);
+    const float* x = x_blocks.read(offset, count);
+    float* z = z_blocks.begin(offset, count);
+    float* eps = eps_blocks.begin(offset, count);
+    const bool streams = sample.stream && z_blocks.can_stream(z) && eps_blocks.can_stream(eps);
+    for (int i = 0; i < count; i += kStep) {
       F32 normals[kVectors];
       noise.next(normals);
       for (int j = 0; j < kVectors; ++j) {
-        const int lane = k + j * kLanes;
-        prefetch(x + lane + kPrefetch);
-        store_or_stream(z + lane, fma(sigma, normals[j], alpha * load(x + lane)), streams);
-        store_or_stream(eps + lane, normals[j], streams);
+        const int k = i + j * kLanes;
+        store_or_stream(z + k, fma(sigma, normals[j], alpha * load(x + k)), streams);
+        store_or_stream(eps + k, normals[j], streams);
       }
     }
-    write_block(sample.z, sample.dtype, i, count, z_scratch);
-    write_block(sample.eps, sample.dtype, i, count, eps_scratch);
+    z_blocks.finish(offset, count);
+    eps_blocks.finish(offset, count);
   }
   if (sample.stream) stream_fence();
 }
