@@ -51,15 +51,10 @@ def python_tool(name: str, directory_attribute: str) -> str:
 
 
 def find_nvcc() -> str | None:
-    """The CUDA compiler, from CUDACXX, CUDA_HOME, PATH or its usual place."""
+    """The CUDA compiler: the one that CUDACXX or CUDA_HOME names, or one on PATH or in the usual place."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    candidates = [
-        os.environ.get("CUDACXX"),
-        f"{home}/bin/nvcc" if home else None,
-        "nvcc",
-        "/usr/local/cuda/bin/nvcc",
-    ]
-    return next((found for name in candidates if name and (found := shutil.which(name))), None)
+    named = os.environ.get("CUDACXX") or (f"{home}/bin/nvcc" if home else None)
+    return shutil.which(named) if named else shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 
 
 def run(command: list[str], what: str) -> None:
