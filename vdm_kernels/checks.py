@@ -59,38 +59,39 @@ def dtype(op: str, name: str, value: Tensor, expected: torch.dtype) -> None:
         raise ValueError(f"{op}: {name} must be {_name(expected)}, got {_dtype(value)}")
 
 
-def constant(op: str, name: str, value: Tensor) -> None:
-    """Raises ValueError where `value` asks for a gradient that the op does not give."""
-    if value.requires_grad:
-        raise ValueError(f"{op}: {name} must be a constant (it gets no gradient), got requires_grad=True")
-
-
-def per_sample(op: str, name: str, value: Tensor, reference: Tensor, expected: torch.dtype) -> None:
-    """Raises ValueError unless `value` is a constant of shape (B,) beside `reference`, which is (B, ...)."""
+def per_sample(
+    op: str, name: str, value: Tensor, batch: int, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Raises ValueError unless `value` is a constant of shape (B,)."""
     is_tensor(op, name, value)
-    if value.shape != reference.shape[:1]:
-        raise ValueError(f"{op}: {name} must be (B,) = ({reference.shape[0]},), got {_shape(value)}")
-    if value.dtype != expected:
-        raise ValueError(f"{op}: {name} must be {_name(expected)}, got {_dtype(value)}")
-    if value.device != reference.device:
-        raise ValueError(f"{op}: {name} must be on {reference.device}, got {value.device}")
+    if value.shape != (batch,):
+        raise ValueError(f"{op}: {name} must be (B,) = ({batch},), got {_shape(value)}")
+    if value.dtype != dtype:
+        raise ValueError(f"{op}: {name} must be {_name(dtype)}, got {_dtype(value)}")
+    if value.device != device:
+        raise ValueError(f"{op}: {name} must be on {device}, got {value.device}")
     if value.requires_grad:
         raise ValueError(f"{op}: {name} must be a constant (it gets no gradient), got requires_grad=True")
 
 
 def per_sample_or_float(
-    op: str, name: str, value: float | Tensor, reference: Tensor, minimum: float = -float("inf")
+    op: str,
+    name: str,
+    value: float | Tensor,
+    batch: int,
+    device: torch.device,
+    minimum: float = -float("inf"),
 ) -> Tensor:
-    """A float, or a float32 tensor (B,) or (), as a float32 tensor (B,) beside `reference`."""
+    """A float, or a float32 tensor of shape (B,) or (), as a contiguous float32 tensor of shape (B,)."""
     if isinstance(value, Tensor):
         if value.dim() == 0:
-            value = value.expand(reference.shape[0])
-        per_sample(op, name, value, reference, torch.float32)
+            value = value.expand(batch)
+        per_sample(op, name, value, batch, device, torch.float32)
         return value.contiguous()
     if not isinstance(value, (float, int)) or isinstance(value, bool) or not value >= minimum:
         bound = "" if minimum == -float("inf") else f" >= {minimum}"
         raise ValueError(f"{op}: {name} must be a number{bound} or a Tensor (B,), got {value!r}")
-    return torch.full((reference.shape[0],), value, dtype=torch.float32, device=reference.device)
+    return torch.full((batch,), value, dtype=torch.float32, device=device)
 
 
 def draw_number(op: str, value: int | Tensor, seed: Tensor) -> Tensor:

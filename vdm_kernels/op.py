@@ -168,7 +168,8 @@ class Op:
         }
         # The last argument of the registered operator is the backend: what was chosen is in the graph.
         arguments, returns = torch.library.infer_schema(reference, mutates_args=()).rsplit(") -> ", 1)
-        names = [argument.split()[-1].split("=")[0] for argument in arguments[1:].split(", ")]
+        types, names = zip(*(argument.split() for argument in arguments[1:].split(", ")))
+        self._tensors = tuple(i for i, kind in enumerate(types) if kind.startswith("Tensor"))
         self.differentiable = tuple(differentiable)
         self.positions = tuple(names.index(name) for name in differentiable)
         _LIBRARY.define(
@@ -205,7 +206,7 @@ class Op:
             if reason is not None:
                 raise ValueError(f"{self.name}: the {forced} backend cannot run this call: {reason}")
             return forced
-        order = _ORDER["cuda" if _device_type(args) == "cuda" else "cpu"]
+        order = _ORDER["cuda" if self._is_cuda(args) else "cpu"]
         for backend in order if prefer is None else (prefer, *order):
             reason = self.unsupported(backend, args)
             if reason is None:
@@ -219,7 +220,7 @@ class Op:
         implementation = self._implementations[backend]
         if isinstance(implementation, str):
             return implementation
-        if backend == "triton" and _device_type(args) != "cuda" and not _INTERPRETING:
+        if backend == "triton" and not _INTERPRETING and not self._is_cuda(args):
             return "Triton runs CPU tensors only under TRITON_INTERPRET=1"
         if backend != "reference" and _transforming():
             return "only the reference can be transformed by torch.func"
@@ -236,19 +237,25 @@ class Op:
 
     def _run(self, *args: Any) -> Any:
         *args, backend = args  # type: ignore[assignment]
-        for recorder in RECORDERS:
-            recorder.append((self.name, backend))
+        if RECORDERS:
+            for recorder in RECORDERS:
+                recorder.append((self.name, backend))
         implementation = self._implementations[backend]
-        assert isinstance(implementation, Implementation), implementation
+        assert not isinstance(implementation, str), implementation
         return implementation.run(*args)
+
+    def _is_cuda(self, args: Sequence[Any]) -> bool:
+        # The first tensor of an op is never absent.
+        return bool(args[self._tensors[0]].is_cuda)
 
     def _needs_dispatcher(self, args: Sequence[Any]) -> bool:
         """Whether anything but plain eager execution without gradients is going on."""
         grad = torch.is_grad_enabled()
-        for arg in args:
-            if isinstance(arg, Tensor) and ((grad and arg.requires_grad) or type(arg) not in _PLAIN):
+        for i in self._tensors:
+            arg = args[i]
+            if arg is not None and (type(arg) not in _PLAIN or (grad and arg.requires_grad)):
                 return True
-        return bool(torch._C._len_torch_dispatch_stack())
+        return torch._C._len_torch_dispatch_stack() > 0
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         *args, ctx.backend = inputs
@@ -276,13 +283,6 @@ class Op:
 
 def _transforming() -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _device_type(args: Sequence[Any]) -> str:
-    for arg in args:
-        if isinstance(arg, Tensor):
-            return arg.device.type
-    return "cpu"
 
 
 def fake_gradients(*tensors: Tensor | None, needs: Sequence[bool]) -> list[Tensor]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -213,6 +215,42 @@ def test_bad_arguments_are_named(name: str) -> None:
         with pytest.raises(ValueError, match=rf"^{name}: .*\b{sample.name}\b.*, got ") as error:
             _function(name)(**sample.arguments)
         assert "\n" not in str(error.value)
+
+
+JUNK = [
+    None,
+    True,
+    -1,
+    3,
+    0.5,
+    math.nan,
+    "video",
+    (),
+    (2, -3),
+    [1.0],
+    torch.bool,
+    torch.ones(()),
+    torch.ones(2),
+    torch.ones(2, 3),
+    torch.ones(2, 3, 4, 5, 6),
+    torch.ones(2, 3, 4, 5, 6, 7),
+    torch.ones(2, dtype=torch.complex64),
+    torch.ones(2, 16, 2, 8, 8, dtype=torch.int8),
+    torch.ones(2, device="meta"),
+    torch.ones(2, 3, 4, 6, 6, device="meta"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_junk_is_refused_or_has_a_meaning(name: str) -> None:
+    sample = _typical(name, "cpu")
+    optional = inspect.signature(_function(name)).parameters
+    for argument in {*sample.arguments, *optional}:
+        for junk in JUNK:
+            try:
+                _function(name)(**{**sample.arguments, argument: junk})
+            except ValueError as error:
+                assert str(error).startswith(f"{name}: "), (argument, junk, error)
 
 
 @pytest.mark.parametrize("name", NAMES)

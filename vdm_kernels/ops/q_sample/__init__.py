@@ -59,8 +59,9 @@ def q_sample(
         ValueError: an argument has the wrong type, shape, dtype or device.
     """
     checks.batched("q_sample", "x", x)
-    checks.per_sample("q_sample", "logsnr", logsnr, x, torch.float32)
-    checks.per_sample("q_sample", "seed", seed, x, torch.int64)
+    batch, device = x.shape[0], x.device
+    checks.per_sample("q_sample", "logsnr", logsnr, batch, device, torch.float32)
+    checks.per_sample("q_sample", "seed", seed, batch, device, torch.int64)
     draw = checks.draw_number("q_sample", draw, seed)
     z, eps = Q_SAMPLE(x.contiguous(), logsnr.contiguous(), seed.contiguous(), draw, bool(variance_preserving))
     return z, eps.detach() if eps.requires_grad else eps

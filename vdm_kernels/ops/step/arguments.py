@@ -44,10 +44,11 @@ def step_arguments(
 ) -> StepArguments:
     """Raises ValueError for a wrong argument of the step `op`; none of it reads a tensor's values."""
     checks.batched(op, "z", z)
+    batch, device = z.shape[0], z.device
     _prediction(op, "prediction", prediction, z)
-    checks.per_sample(op, "logsnr_t", logsnr_t, z, torch.float32)
-    checks.per_sample(op, "logsnr_s", logsnr_s, z, torch.float32)
-    checks.per_sample(op, "seed", seed, z, torch.int64)
+    checks.per_sample(op, "logsnr_t", logsnr_t, batch, device, torch.float32)
+    checks.per_sample(op, "logsnr_s", logsnr_s, batch, device, torch.float32)
+    checks.per_sample(op, "seed", seed, batch, device, torch.int64)
     if parameterization not in PARAMETERIZATIONS:
         checks.one_of(op, "parameterization", parameterization, PARAMETERIZATIONS)
     if (uncond is None) != (guidance_weight is None):
@@ -61,9 +62,9 @@ def step_arguments(
             )
         uncond = uncond.contiguous()
     if guidance_weight is not None:
-        guidance_weight = checks.per_sample_or_float(op, "guidance_weight", guidance_weight, z)
+        guidance_weight = checks.per_sample_or_float(op, "guidance_weight", guidance_weight, batch, device)
     if threshold is not None:
-        threshold = checks.per_sample_or_float(op, "threshold", threshold, z, minimum=0.0)
+        threshold = checks.per_sample_or_float(op, "threshold", threshold, batch, device, minimum=0.0)
     return StepArguments(
         z.contiguous(),
         prediction.contiguous(),
