@@ -90,7 +90,7 @@ def per_sample_or_float(
         return value.contiguous()
     if not isinstance(value, (float, int)) or isinstance(value, bool) or not value >= minimum:
         bound = "" if minimum == -float("inf") else f" >= {minimum}"
-        raise ValueError(f"{op}: {name} must be a number{bound} or a Tensor (B,), got {value!r}")
+        raise ValueError(f"{op}: {name} must be a number{bound} or a Tensor (B,), got {_brief(value)}")
     return torch.full((batch,), value, dtype=torch.float32, device=device)
 
 
@@ -105,27 +105,58 @@ def draw_number(op: str, value: int | Tensor, seed: Tensor) -> Tensor:
             raise ValueError(f"{op}: draw must be on {seed.device}, got {value.device}")
         return value.reshape(())
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)) or not -(2**63) <= value < 2**63:
-        raise ValueError(f"{op}: draw must be an int of 64 bits or an int64 Tensor (), got {value!r}")
+        raise ValueError(f"{op}: draw must be an int of 64 bits or an int64 Tensor (), got {_brief(value)}")
     return torch.full((), value, dtype=torch.int64, device=seed.device)
 
 
 def unit_interval(op: str, name: str, value: float) -> None:
     """Raises ValueError unless 0 <= value <= 1."""
     if not isinstance(value, (float, int)) or not 0.0 <= value <= 1.0:
-        raise ValueError(f"{op}: {name} must be a number in [0, 1], got {value!r}")
+        raise ValueError(f"{op}: {name} must be a number in [0, 1], got {_brief(value)}")
 
 
 def one_of(op: str, name: str, value: object, choices: tuple[object, ...]) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
-    if value not in choices:
+    """Raises ValueError unless `value` is one of `choices`, which are of one type."""
+    if type(value) is not type(choices[0]) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{op}: {name} must be one of {listed}, got {value!r}")
+        raise ValueError(f"{op}: {name} must be one of {listed}, got {_brief(value)}")
+
+
+def flag(op: str, name: str, value: object) -> None:
+    """Raises ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{op}: {name} must be True or False, got {_brief(value)}")
+
+
+def non_negative(op: str, name: str, value: float) -> None:
+    """Raises ValueError unless `value` is a number and not below zero."""
+    if not isinstance(value, (float, int)) or not value >= 0.0:
+        raise ValueError(f"{op}: {name} must be a number >= 0, got {_brief(value)}")
+
+
+def sizes(op: str, name: str, value: Sequence[int]) -> None:
+    """Raises ValueError unless `value` is a sequence of sizes."""
+    if isinstance(value, (list, tuple)):
+        for size in value:
+            if not isinstance(size, (int, torch.SymInt)) or size < 0:
+                break
+        else:
+            return
+    raise ValueError(f"{op}: {name} must be a sequence of integers >= 0, got {_brief(value)}")
 
 
 def divides(op: str, name: str, value: int, total_name: str, total: int) -> None:
     """Raises ValueError unless the positive integer `value` divides `total`."""
-    if not isinstance(value, (int, torch.SymInt)) or value < 1 or total % value:
-        raise ValueError(f"{op}: {name} must divide {total_name}={total}, got {value}")
+    whole = isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+    if not whole or value < 1 or total % value:
+        raise ValueError(f"{op}: {name} must divide {total_name}={total}, got {_brief(value)}")
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a Tensor of shape {_shape(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _name(value: torch.dtype) -> str:

@@ -114,6 +114,8 @@ def ancestral_step(
             grad.
     """
     checks.unit_interval("ancestral_step", "gamma", gamma)
+    checks.flag("ancestral_step", "add_noise", add_noise)
+    checks.flag("ancestral_step", "variance_preserving", variance_preserving)
     arguments = step_arguments(
         "ancestral_step",
         z,
@@ -127,5 +129,5 @@ def ancestral_step(
         draw,
         parameterization,
     )
-    z_s: Tensor = ANCESTRAL_STEP(*arguments, float(gamma), bool(add_noise), bool(variance_preserving))
+    z_s: Tensor = ANCESTRAL_STEP(*arguments, float(gamma), add_noise, variance_preserving)
     return z_s

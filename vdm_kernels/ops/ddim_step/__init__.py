@@ -111,6 +111,7 @@ def ddim_step(
             grad.
     """
     checks.unit_interval("ddim_step", "eta", eta)
+    checks.flag("ddim_step", "variance_preserving", variance_preserving)
     arguments = step_arguments(
         "ddim_step",
         z,
@@ -124,5 +125,5 @@ def ddim_step(
         draw,
         parameterization,
     )
-    z_s: Tensor = DDIM_STEP(*arguments, float(eta), bool(variance_preserving))
+    z_s: Tensor = DDIM_STEP(*arguments, float(eta), variance_preserving)
     return z_s

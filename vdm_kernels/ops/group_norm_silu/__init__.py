@@ -90,7 +90,7 @@ def group_norm_silu(
     """
     checks.floating("group_norm_silu", "x", x, 5, "(B, C, F, H, W)")
     scale, shift = norm_arguments(
-        "group_norm_silu", x, x.shape[1], "", weight, bias, scale, shift, num_groups, norm_scope
+        "group_norm_silu", x, x.shape[1], "", weight, bias, scale, shift, num_groups, norm_scope, eps
     )
     (x,) = checks.autocast(x)
     x = x.contiguous(memory_format=torch.channels_last_3d)

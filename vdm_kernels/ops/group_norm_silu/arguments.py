@@ -18,6 +18,7 @@ def norm_arguments(
     shift: Tensor | None,
     num_groups: int,
     norm_scope: str,
+    eps: float,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Raises ValueError for a wrong argument; `prefix` is that of the names of weight and bias.
 
@@ -26,6 +27,7 @@ def norm_arguments(
     """
     checks.divides(op, "num_groups", num_groups, "C", channels)
     checks.one_of(op, "norm_scope", norm_scope, ("frame", "video"))
+    checks.non_negative(op, "eps", eps)
     for name, value in ((f"{prefix}weight", weight), (f"{prefix}bias", bias)):
         checks.shape(op, name, value, (channels,), "(C,)")
         checks.device(op, name, value, x.device)

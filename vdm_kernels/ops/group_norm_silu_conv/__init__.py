@@ -138,6 +138,8 @@ def group_norm_silu_conv(
     channels = x.shape[1] + (0 if x2 is None else x2.shape[1])
     _check_convolution(x, weight, bias, channels, upsample, stride)
     if norm_weight is None or norm_bias is None or num_groups is None:
+        checks.one_of(op, "norm_scope", norm_scope, ("frame", "video"))
+        checks.non_negative(op, "eps", eps)
         norm = {"norm_weight": norm_weight, "norm_bias": norm_bias, "num_groups": num_groups}
         missing = next(name for name, value in norm.items() if value is None)
         for name, value in {**norm, "scale": scale, "shift": shift}.items():
@@ -147,7 +149,7 @@ def group_norm_silu_conv(
                 )
     else:
         scale, shift = norm_arguments(
-            op, x, channels, "norm_", norm_weight, norm_bias, scale, shift, num_groups, norm_scope
+            op, x, channels, "norm_", norm_weight, norm_bias, scale, shift, num_groups, norm_scope, eps
         )
     if residual is not None:
         shape = _output_shape(x, weight, upsample, stride)
@@ -168,7 +170,7 @@ def group_norm_silu_conv(
         None if x2 is None else x2.contiguous(memory_format=torch.channels_last_3d),
         None if residual is None else residual.contiguous(memory_format=torch.channels_last_3d),
         num_groups or 0,
-        bool(upsample),
+        upsample,
         stride,
         norm_scope,
         float(eps),
@@ -190,6 +192,7 @@ def _check_convolution(
     if bias is not None:
         checks.shape(op, "bias", bias, weight.shape[:1], "(Cout,)")
         checks.device(op, "bias", bias, x.device)
+    checks.flag(op, "upsample", upsample)
     checks.one_of(op, "stride", stride, (1, 2))
     if upsample and stride != 1:
         raise ValueError(f"{op}: stride must be 1 where upsample is True, got {stride}")

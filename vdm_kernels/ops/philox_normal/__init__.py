@@ -49,6 +49,7 @@ def philox_normal(
     checks.is_tensor("philox_normal", "seed", seed)
     if dtype not in checks.FLOATING:
         raise ValueError(f"philox_normal: dtype must be a floating-point dtype, got {dtype}")
+    checks.sizes("philox_normal", "shape", shape)
     if seed.dtype != torch.int64 or len(shape) < 1 or seed.shape != tuple(shape[:1]):
         raise ValueError(
             f"philox_normal: seed must be int64 (B,) for shape = (B, ...) = {tuple(shape)}, "

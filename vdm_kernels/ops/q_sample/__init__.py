@@ -62,6 +62,7 @@ def q_sample(
     batch, device = x.shape[0], x.device
     checks.per_sample("q_sample", "logsnr", logsnr, batch, device, torch.float32)
     checks.per_sample("q_sample", "seed", seed, batch, device, torch.int64)
+    checks.flag("q_sample", "variance_preserving", variance_preserving)
     draw = checks.draw_number("q_sample", draw, seed)
-    z, eps = Q_SAMPLE(x.contiguous(), logsnr.contiguous(), seed.contiguous(), draw, bool(variance_preserving))
+    z, eps = Q_SAMPLE(x.contiguous(), logsnr.contiguous(), seed.contiguous(), draw, variance_preserving)
     return z, eps.detach() if eps.requires_grad else eps

@@ -49,7 +49,7 @@ def step_arguments(
     checks.per_sample(op, "logsnr_t", logsnr_t, batch, device, torch.float32)
     checks.per_sample(op, "logsnr_s", logsnr_s, batch, device, torch.float32)
     checks.per_sample(op, "seed", seed, batch, device, torch.int64)
-    if parameterization not in PARAMETERIZATIONS:
+    if type(parameterization) is not str or parameterization not in PARAMETERIZATIONS:
         checks.one_of(op, "parameterization", parameterization, PARAMETERIZATIONS)
     if (uncond is None) != (guidance_weight is None):
         given, missing = ("guidance_weight", "uncond") if uncond is None else ("uncond", "guidance_weight")
