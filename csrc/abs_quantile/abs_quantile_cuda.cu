@@ -20,7 +20,7 @@ namespace vdm {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kBlocksPerSm = 3;
+constexpr int kBlocksPerSm = 2;  // of 64 registers a thread; their vectors in flight are 64 KiB
 constexpr int kBins = 2048;
 constexpr int kBinsPerThread = kBins / kThreads;
 constexpr int kUnroll = 4;  // vectors in flight per thread
