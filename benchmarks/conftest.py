@@ -1,6 +1,7 @@
 """Options and fixtures of `pytest benchmarks/ --benchmark-only`. See docs/benchmarks.md."""
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from harness.environment import devices, set_policies
 from harness.row import Budget, Expected, Row, synchronised_clock
 from harness.table import RowKey, Table, expand
 
+HEADER = pytest.StashKey[list[str]]()
+STARTED = pytest.StashKey[float]()
+
 # pytest-benchmark's options for both kinds of run; what the command line says wins.
 DEFAULTS = {"columns": ["min", "median", "stddev", "rounds"]}
 FULL = {"max_time": "1.0", "min_rounds": 5}
@@ -25,6 +29,9 @@ QUICK = {"max_time": "0.1", "min_rounds": 3}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="one small case of each op, in about two minutes")
+    parser.addoption(
+        "--time-limit", type=float, metavar="SECONDS", help="skip the rows that have not begun by then"
+    )
     parser.addoption(
         "--device", choices=("cpu", "cuda"), help="only the rows of this device; default: every device"
     )
@@ -36,9 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if f"--benchmark-{name.replace('_', '-')}" not in given:
             setattr(config.option, f"benchmark_{name}", value)
     config.stash[HEADER] = set_policies()
-
-
-HEADER = pytest.StashKey[list[str]]()
+    config.stash[STARTED] = time.monotonic()
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -64,6 +69,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 marks.append(pytest.mark.skip(reason=f"{key.backend} of a whole network takes minutes"))
             params.append(pytest.param(key, id=str(key), marks=marks))
     metafunc.parametrize("row", params, indirect=True)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = item.config.option.time_limit
+    if limit is not None and time.monotonic() - item.config.stash[STARTED] > limit:
+        pytest.skip(f"the time limit of {limit:g} s is over")
 
 
 @pytest.fixture(scope="session")
