@@ -17,6 +17,12 @@ def export_command(
     dtype: Annotated[
         StorageDtype, typer.Option("--dtype", help="How weights are stored: fp32, fp16 or bf16.")
     ] = "fp32",
+    sampling: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--sampling", metavar="KEY=VALUE", help="Change a default of `vdm sample`, as steps=40."
+        ),
+    ] = None,
 ) -> None:
     """Write the EMA weights and the configuration of a run as one file for `vdm sample --model`."""
-    typer.echo(export_model(newest_checkpoint(run), out, dtype=dtype))
+    typer.echo(export_model(newest_checkpoint(run), out, dtype=dtype, sampling=sampling or ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +19,18 @@ from vdm.models import VideoUNet
 from vdm.training.build import build_model
 from vdm.training.checkpoint import list_checkpoints, load_checkpoint
 from vdm.training.config import Config, ConfigError
-from vdm.training.parsing import config_from_dict, config_to_dict
+from vdm.training.parsing import apply_overrides, config_from_dict, config_to_dict
 
 STORAGE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 StorageDtype = Literal["fp32", "fp16", "bf16"]
 
 
 def export_model(
-    checkpoint: str | os.PathLike[str], path: str | os.PathLike[str], *, dtype: StorageDtype = "fp32"
+    checkpoint: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    dtype: StorageDtype = "fp32",
+    sampling: Sequence[str] = (),
 ) -> Path:
     """Write the EMA weights of a checkpoint and its configuration as one `.safetensors` file.
 
@@ -33,18 +38,21 @@ def export_model(
         checkpoint: folder of a checkpoint.
         path: the file to write; complete or not there.
         dtype: how floating-point weights are stored; they are loaded as float32.
+        sampling: changes to the defaults of `vdm sample`, as "steps=40".
 
     Raises:
-        ValueError: the checkpoint is not sound, or the path cannot be written to.
+        ValueError: the checkpoint is not sound, a change is not to a field of `SamplingConfig`, or the path cannot be
+            written to.
     """
     if dtype not in STORAGE_DTYPES:
         raise ValueError(f"export_model: dtype must be one of {', '.join(STORAGE_DTYPES)}, got {dtype!r}")
     loaded = load_checkpoint(Path(checkpoint))
     stored = STORAGE_DTYPES[dtype]
     weights = {k: v.to(stored) if v.is_floating_point() else v for k, v in loaded.ema.items()}
+    config = apply_overrides(config_from_dict(loaded.config), [f"sampling.{change}" for change in sampling])
     metadata = {
         "format": "pt",
-        "vdm_config": json.dumps(config_to_dict(config_from_dict(loaded.config))),
+        "vdm_config": json.dumps(config_to_dict(config)),
         "vdm_step": str(loaded.step),
     }
     with atomic_file(path) as file:

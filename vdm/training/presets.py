@@ -49,7 +49,7 @@ _MOVING_DIGITS = Config(
         checkpoint_every=250,
         sample_every=1000,
     ),
-    sampling=SamplingConfig(steps=64, guidance_weight=1.0, count=10),
+    sampling=SamplingConfig(steps=40, guidance_weight=1.0, count=10),
 )
 
 
