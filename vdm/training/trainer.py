@@ -83,7 +83,7 @@ class Trainer:
         """
         self.config = config
         self.folder = folder
-        self.device = torch.device(device)
+        self.device = _checked_device(device)
         training = config.training
         if data is None:
             data = build_data(config.data, channels=config.model.in_channels, seed=training.seed)
@@ -317,6 +317,17 @@ class Trainer:
             f"train: loss, gradient and weights must be finite, got {wrong[0]}={values[wrong[0]]} at step "
             f"{self.step}; nothing was saved since, {newest}. Try a lower training.lr or training.precision=fp32"
         )
+
+
+def _checked_device(device: torch.device | str) -> torch.device:
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:  # torch raises either
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"train: device must be one that torch can use here, got {device!s}: {reason}"
+        ) from error
 
 
 class _Clock:

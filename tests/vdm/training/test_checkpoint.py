@@ -33,7 +33,9 @@ class Killed(BaseException):
 
 def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 1, 1)).to(memory_format=torch.channels_last)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv2d(3, 1, 1))
+    weight = next(model.parameters())
+    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     for _ in range(2):
         optimizer.zero_grad()
@@ -101,9 +103,12 @@ def test_the_old_goes_only_after_the_new_is_there(tmp_path: Path, monkeypatch: p
     save(tmp_path, 1, keep=1)
     seen: list[list[str]] = []
     discard = module._discard
-    monkeypatch.setattr(
-        module, "_discard", lambda path: (seen.append(sorted(os.listdir(tmp_path))), discard(path))
-    )
+
+    def see(path: Path) -> None:
+        seen.append(sorted(os.listdir(tmp_path)))
+        discard(path)
+
+    monkeypatch.setattr(module, "_discard", see)
     save(tmp_path, 2, keep=1)
     assert seen == [["step-00000001", "step-00000002"]]
 

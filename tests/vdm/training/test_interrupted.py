@@ -24,8 +24,13 @@ AssertSame = Callable[[Checkpoint, Checkpoint], None]
 Start = Callable[[Path], ForkServerProcess]
 
 # Most of the time goes into writing checkpoints, so that kills fall into that.
-BUSY = ("training.steps=40", "training.checkpoint_every=1", "training.sample_every=16")
-LAST = "step-00000040"
+BUSY = (
+    "training.steps=24",
+    "training.accumulation_steps=1",
+    "training.checkpoint_every=1",
+    "training.sample_every=16",
+)
+LAST = "step-00000024"
 PATIENCE = 300.0
 
 
@@ -90,7 +95,7 @@ def test_killed_at_random_moments(
 ) -> None:
     """kill -9, again and again, at moments that fall anywhere, also into the writing of checkpoints."""
     folder, moments, kills = tmp_path / "killed", random.Random(0), 0
-    for _ in range(12):
+    for _ in range(10):
         before = newest(folder)
         process = start(folder)
         wait_until(partial(is_past, folder, before), process)
@@ -121,7 +126,7 @@ def test_signals_save_and_exit(
     status: int,
 ) -> None:
     folder = tmp_path / "stopped"
-    for after in ("step-00000003", "step-00000017"):
+    for after in ("step-00000003", "step-00000011"):
         process = start(folder)
         wait_until(partial(is_past, folder, after), process)
         assert process.pid is not None

@@ -89,7 +89,7 @@ def test_files(make_config: MakeConfig, tmp_path: Path) -> None:
     path = write_samples(network(config), config, tmp_path / "samples", step=12)
     assert path == tmp_path / "samples" / "step-00000012.gif"
     with Image.open(path) as gif:
-        assert (gif.n_frames, gif.size) == (3, (5 * 96, 2 * 96))  # type: ignore[attr-defined]
+        assert (gif.n_frames, gif.size) == (3, (5 * 96, 2 * 96))
     assert path.with_suffix(".png").is_file()
     before = path.read_bytes()
     write_samples(network(config), config, tmp_path / "samples", step=12)
