@@ -3,12 +3,12 @@
 // Philox needs 32x32 -> 64 bit products, which x86 has in 64-bit lanes (vpmuludq, reading the low halves). So
 // the counters live in the low halves of U64 vectors from the first to the last round: the high half of a
 // product is one shift, the low half is free (the next product ignores the rest), and nothing is repacked
-// until the end. A round of kLanes / 2 groups is then 2 multiplications, 2 shifts and 2 three-way xors.
-// Counter words 1 to 3 are the same for all groups, which makes half of the first two rounds scalar.
+// until the last round. A round of kLanes / 2 groups is then 2 multiplications, 2 shifts and 2 three-way
+// xors. Counter words 1 to 3 are the same for all groups, which makes half of the first two rounds scalar.
 //
 // What bounds the speed is how much independent arithmetic the scheduler sees, so four vectors of counters
-// advance together, and the normals are made from pairs: 64 elements take 125 cycles with AVX-512 on Zen 4,
-// where the 205 instructions, of 2 cycles on one of 4 pipes, could take 103. One after the other it was 155.
+// advance together, and the normals are made from pairs: 64 elements take 122 cycles with AVX-512 on Zen 4,
+// where the 205 instructions, of 2 cycles on one of 4 pipes, could take 101. One after the other it was 155.
 #pragma once
 
 #include "common/philox.h"
@@ -63,6 +63,8 @@ class NormalGenerator {
       key_[round][0] = splat(uint64_t{key0[round]});
       key_[round][1] = splat(uint64_t{key1[round]});
     }
+    last_key_[0] = splat(key0[kPhiloxRounds - 1]);
+    last_key_[1] = splat(key1[kPhiloxRounds - 1]);
     // Words 0 and 1 are constant after round 0, word 3 after round 1; the other constants are folded into the
     // keys.
     const uint64_t product1 = uint64_t{kPhiloxM1} * static_cast<uint32_t>(d);
@@ -96,24 +98,11 @@ class NormalGenerator {
       product0_[stream] = product0_[stream] + step;
     }
 #pragma GCC unroll 8
-    for (int round = 2; round < kPhiloxRounds; ++round)
+    for (int round = 2; round < kPhiloxRounds - 1; ++round)
 #pragma GCC unroll 4
       for (int stream = 0; stream < kStreams; ++stream)
         x[stream] = full_round(x[stream], key_[round][0], key_[round][1]);
-#pragma GCC unroll 2
-    for (int i = 0; i < kStreams; i += 2) {
-      const PhiloxLanes &even = x[i], &odd = x[i + 1];
-      F32* out = n + 2 * i;
-      const F32x2 radius = normal_radius({zip_lo32(even.x0, odd.x0), zip_lo32(even.x2, odd.x2)});
-      F32x2 cosine = radius, sine = radius;
-      cos_sin_turn({zip_lo32(even.x1, odd.x1), zip_lo32(even.x3, odd.x3)}, cosine, sine);
-      const F32x2 n02 = radius * cosine, n13 = radius * sine;
-      out[0] = n02.a;
-      out[1] = n13.a;
-      out[2] = n02.b;
-      out[3] = n13.b;
-      interleave4(out[0], out[1], out[2], out[3]);
-    }
+    for (int i = 0; i < kStreams; i += 2) last_round_to_normals(x[i], x[i + 1], n + 2 * i);
   }
 
  private:
@@ -130,7 +119,27 @@ class NormalGenerator {
     return {xor3(product1 >> 32, x.x1, key0), product1, xor3(product0 >> 32, x.x3, key1), product0};
   }
 
+  // The last round on zipped words, which needs fewer shifts, and the normals of 4 kLanes elements.
+  VDM_MEMBER void last_round_to_normals(const PhiloxLanes& even, const PhiloxLanes& odd, F32 n[4]) const {
+    const U64 m0 = splat(uint64_t{kPhiloxM0}), m1 = splat(uint64_t{kPhiloxM1});
+    const U64 even0 = mul_lo32(m0, even.x0), odd0 = mul_lo32(m0, odd.x0);
+    const U64 even1 = mul_lo32(m1, even.x2), odd1 = mul_lo32(m1, odd.x2);
+    const U32 r0 = xor3(zip_hi32(even1, odd1), zip_lo32(even.x1, odd.x1), last_key_[0]);
+    const U32 r2 = xor3(zip_hi32(even0, odd0), zip_lo32(even.x3, odd.x3), last_key_[1]);
+    const U32 r1 = zip_lo32(even1, odd1), r3 = zip_lo32(even0, odd0);
+    const F32x2 radius = normal_radius({r0, r2});
+    F32x2 cosine = radius, sine = radius;
+    cos_sin_turn({r1, r3}, cosine, sine);
+    const F32x2 n02 = radius * cosine, n13 = radius * sine;
+    n[0] = n02.a;
+    n[1] = n13.a;
+    n[2] = n02.b;
+    n[3] = n13.b;
+    interleave4(n[0], n[1], n[2], n[3]);
+  }
+
   U64 key_[kPhiloxRounds][2];
+  U32 last_key_[2];
   U64 round0_word2_, round1_word0_, round1_word2_, round1_word3_;
   U64 product0_[kStreams];  // M0 * (low word of the group counter)
 };

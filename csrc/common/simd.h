@@ -8,7 +8,8 @@
 //     + - * & ^ << >>             lane-wise; << and >> by a constant, >> is logical
 //     fma(a, b, c)                a * b + c
 //     mul_lo32(a, b)              U64: product of the low halves of each 64-bit lane
-//     zip_lo32(even, odd)         U32: low halves of the 64-bit lanes, alternately
+//     zip_lo32, zip_hi32          U32: low (high) halves of the 64-bit lanes of two U64, alternately
+//     xor3                        exclusive or of three
 //     interleave4(a, b, c, d)     within 128-bit lanes: a0 b0 c0 d0, a1 b1 c1 d1, ... (a transposed 4x4)
 //     split_exponent(a, k, f)     a = 2^k (1 + f), f in [-1/4, 1/2)
 //     clip, keep_within           for thresholding

@@ -39,6 +39,7 @@ VDM_INLINE F32 sqrt(F32 a) { return {_mm256_sqrt_ps(a.v)}; }
 VDM_INLINE U32 operator+(U32 a, U32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
 VDM_INLINE U32 operator-(U32 a, U32 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
 VDM_INLINE U32 operator&(U32 a, U32 b) { return {_mm256_and_si256(a.v, b.v)}; }
+VDM_INLINE U32 xor3(U32 a, U32 b, U32 c) { return {_mm256_xor_si256(_mm256_xor_si256(a.v, b.v), c.v)}; }
 VDM_INLINE U32 operator<<(U32 a, int n) { return {_mm256_slli_epi32(a.v, n)}; }
 VDM_INLINE U32 operator>>(U32 a, int n) { return {_mm256_srli_epi32(a.v, n)}; }
 VDM_INLINE U32 shift_right_signed(U32 a, int n) { return {_mm256_srai_epi32(a.v, n)}; }
@@ -87,6 +88,9 @@ VDM_INLINE F32 keep_within(F32 a, F32 limit, F32 b) {
 
 VDM_INLINE U32 zip_lo32(U64 even, U64 odd) {
   return {_mm256_blend_epi32(even.v, _mm256_slli_epi64(odd.v, 32), 0xAA)};
+}
+VDM_INLINE U32 zip_hi32(U64 even, U64 odd) {
+  return {_mm256_blend_epi32(_mm256_srli_epi64(even.v, 32), odd.v, 0xAA)};
 }
 
 template <int bit>

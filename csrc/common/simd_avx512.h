@@ -39,6 +39,7 @@ VDM_INLINE F32 sqrt(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
 VDM_INLINE U32 operator+(U32 a, U32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 VDM_INLINE U32 operator-(U32 a, U32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 VDM_INLINE U32 operator&(U32 a, U32 b) { return {_mm512_and_si512(a.v, b.v)}; }
+VDM_INLINE U32 xor3(U32 a, U32 b, U32 c) { return {_mm512_ternarylogic_epi32(a.v, b.v, c.v, 0x96)}; }
 VDM_INLINE U32 operator<<(U32 a, int n) { return {_mm512_slli_epi32(a.v, n)}; }
 VDM_INLINE U32 operator>>(U32 a, int n) { return {_mm512_srli_epi32(a.v, n)}; }
 VDM_INLINE U32 shift_right_signed(U32 a, int n) { return {_mm512_srai_epi32(a.v, n)}; }
@@ -82,6 +83,9 @@ VDM_INLINE F32 keep_within(F32 a, F32 limit, F32 b) {
 
 VDM_INLINE U32 zip_lo32(U64 even, U64 odd) {
   return {_mm512_mask_shuffle_epi32(even.v, 0xAAAA, odd.v, _MM_PERM_CCAA)};
+}
+VDM_INLINE U32 zip_hi32(U64 even, U64 odd) {
+  return {_mm512_mask_shuffle_epi32(odd.v, 0x5555, even.v, _MM_PERM_DDBB)};
 }
 
 template <int bit>

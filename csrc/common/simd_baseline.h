@@ -8,6 +8,10 @@
 #  include <arm_neon.h>
 #endif
 
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#  error "vdm: needs a little-endian CPU"
+#endif
+
 namespace vdm {
 namespace VDM_ISA {
 
@@ -67,6 +71,7 @@ VDM_INLINE F32 sqrt(F32 a) {
 VDM_INLINE U32 operator+(U32 a, U32 b) { return {a.v + b.v}; }
 VDM_INLINE U32 operator-(U32 a, U32 b) { return {a.v - b.v}; }
 VDM_INLINE U32 operator&(U32 a, U32 b) { return {a.v & b.v}; }
+VDM_INLINE U32 xor3(U32 a, U32 b, U32 c) { return {a.v ^ b.v ^ c.v}; }
 VDM_INLINE U32 operator<<(U32 a, int n) { return {a.v << n}; }
 VDM_INLINE U32 operator>>(U32 a, int n) { return {a.v >> n}; }
 VDM_INLINE U32 shift_right_signed(U32 a, int n) { return {(u32x4)((i32x4)a.v >> n)}; }
@@ -128,6 +133,10 @@ VDM_INLINE U32 zip_lo32(U64 even, U64 odd) {
 #else
 #  error "vdm: only little-endian CPUs are supported"
 #endif
+}
+VDM_INLINE U32 zip_hi32(U64 even, U64 odd) {
+  const u64x2 high = {~uint64_t{0} << 32, ~uint64_t{0} << 32};
+  return {(u32x4)((even.v >> 32) | (odd.v & high))};
 }
 
 template <int bit>
