@@ -1,7 +1,7 @@
 """The compiled extension `vdm_kernels._C`, or the reason why there is none.
 
-The extension knows nothing of torch: its functions take pointers and streams as integers, and sizes. What
-    calls it has checked everything before.
+The extension knows nothing of torch: its functions take pointers and streams as integers, and sizes. What calls
+it has checked everything before.
 """
 
 from __future__ import annotations

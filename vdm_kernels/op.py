@@ -1,9 +1,8 @@
 """The one mechanism by which every op is defined, registered with PyTorch, and sent to a backend.
 
-An op is a reference: a plain PyTorch function whose signature is the schema and whose result is the
-    definition. Beside it, in the op's folder, a backend is a module with a function of the op's name and
-    the reference's signature, and a function `supports_<op>` of the same arguments that returns None or
-    the reason why not:
+An op is a reference: a plain PyTorch function whose signature is the schema and whose result is the definition.
+Beside it, in the op's folder, a backend is a module with a function of the op's name and signature, and a function
+`supports_<op>` of the same arguments that returns None or the reason why not:
 
     vdm_kernels/ops/<op>/native.py           <op>, supports_<op>      C++ on the CPU, CUDA C++ on a GPU
     vdm_kernels/ops/<op>/triton_kernels.py   <op>, supports_<op>      Triton

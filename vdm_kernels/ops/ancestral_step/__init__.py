@@ -79,11 +79,11 @@ def ancestral_step(
 ) -> Tensor:
     """One ancestral step, from z_t to z_s with s < t (Ho et al. 2022, Video Diffusion Models, eqs. 3-4).
 
-        prediction <- (1 + w) prediction - w uncond                                      where uncond is given
-        x_hat = (z - sigma_t eps) / alpha_t | x | alpha_t z - sigma_t v                  by the
-        parameterization x_hat <- clip(x_hat, -s', s') / s',  s' = max(threshold, 1)
-        where threshold is given z_s = e^{lt-ls} (alpha_s/alpha_t) z + (1 - e^{lt-ls}) alpha_s x_hat + std
-        noise log std^2 = log(1 - e^{lt-ls}) + (1 - gamma) log sigma_s^2 + gamma log sigma_t^2
+        prediction <- (1 + w) prediction - w uncond                 where uncond is given
+        x_hat = (z - sigma_t eps) / alpha_t, x, or alpha_t z - sigma_t v, by the parameterization
+        x_hat <- clip(x_hat, -s', s') / s',  s' = max(threshold, 1)  where threshold is given
+        z_s = e^{lt-ls} (alpha_s / alpha_t) z + (1 - e^{lt-ls}) alpha_s x_hat + std noise
+        log std^2 = log(1 - e^{lt-ls}) + (1 - gamma) log sigma_s^2 + gamma log sigma_t^2
 
     where l = logsnr, alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l), noise = philox_normal(z.shape, seed,
     draw); for a variance-exploding process alpha = 1, sigma^2 = e^-l, and v gives x_hat = (z - sigma v) /

@@ -76,12 +76,12 @@ def ddim_step(
 ) -> Tensor:
     """One DDIM step, from z_t to z_s with s < t (Song et al. 2020, DDIM, eq. 12).
 
-        prediction <- (1 + w) prediction - w uncond                                      where uncond is given
-        x_hat = (z - sigma_t eps) / alpha_t | x | alpha_t z - sigma_t v                  by the
-        parameterization x_hat <- clip(x_hat, -s', s') / s',  s' = max(threshold, 1)
-        where threshold is given eps_hat = (z - alpha_t x_hat) / sigma_t z_s = alpha_s x_hat +
-        sqrt(sigma_s^2 - sigma_eta^2) eps_hat + sigma_eta noise sigma_eta = eta sqrt(1 - e^{lt-ls})
-        sigma_s
+        prediction <- (1 + w) prediction - w uncond                 where uncond is given
+        x_hat = (z - sigma_t eps) / alpha_t, x, or alpha_t z - sigma_t v, by the parameterization
+        x_hat <- clip(x_hat, -s', s') / s',  s' = max(threshold, 1)  where threshold is given
+        eps_hat = (z - alpha_t x_hat) / sigma_t
+        z_s = alpha_s x_hat + sqrt(sigma_s^2 - sigma_eta^2) eps_hat + sigma_eta noise
+        sigma_eta = eta sqrt(1 - e^{lt-ls}) sigma_s
 
     where l = logsnr, alpha^2 = sigmoid(l), sigma^2 = sigmoid(-l), noise = philox_normal(z.shape, seed,
     draw); for a variance-exploding process alpha = 1, sigma^2 = e^-l, and v gives x_hat = (z - sigma v) /
