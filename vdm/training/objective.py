@@ -17,8 +17,14 @@ from vdm.training.config import Config
 from vdm.training.randomness import conditioning_drop, global_times, noise_seeds
 from vdm_kernels import q_sample
 
-# Boundaries in λ of the ranges whose loss is logged; about quartiles of t under the cosine schedule.
+# Boundaries in λ of the ranges whose loss is logged, about quartiles of t under the cosine schedule; and the names of
+# the ranges in the log, from low to high.
 LOGSNR_EDGES = (-2.0, 0.0, 2.0)
+LOGSNR_LOSSES = (
+    f"loss_logsnr_under_{LOGSNR_EDGES[0]:g}",
+    *(f"loss_logsnr_{low:g}_to_{high:g}" for low, high in pairwise(LOGSNR_EDGES)),
+    f"loss_logsnr_over_{LOGSNR_EDGES[-1]:g}",
+)
 
 
 @dataclass(frozen=True)
@@ -131,12 +137,8 @@ class Objective:
 
 def loss_by_logsnr(loss: Tensor, logsnr: Tensor) -> dict[str, list[float]]:
     """Losses grouped by range of λ, by the name they are logged under; empty ranges are left out."""
-    bounds = [float("-inf"), *LOGSNR_EDGES, float("inf")]
-    names = [f"loss_logsnr_under_{LOGSNR_EDGES[0]:g}"]
-    names += [f"loss_logsnr_{low:g}_to_{high:g}" for low, high in pairwise(LOGSNR_EDGES)]
-    names += [f"loss_logsnr_over_{LOGSNR_EDGES[-1]:g}"]
     groups: dict[str, list[float]] = {}
     for value, level in zip(loss.tolist(), logsnr.tolist()):
-        index = sum(level >= bound for bound in bounds[1:-1])
-        groups.setdefault(names[index], []).append(value)
+        number = sum(level >= edge for edge in LOGSNR_EDGES)
+        groups.setdefault(LOGSNR_LOSSES[number], []).append(value)
     return groups

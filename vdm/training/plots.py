@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from vdm.data import atomic_file
 from vdm.training.logs import read_log
+from vdm.training.objective import LOGSNR_LOSSES
 
 
 def smoothed(values: Sequence[float], *, window: int) -> np.ndarray:
@@ -34,9 +35,8 @@ def draw_loss_curve(log_path: Path, picture_path: Path) -> None:
     axes = figure.add_subplot()
     window = max(1, len(records) // 50)
     _draw_series(axes, records, "loss", window=window, label="loss", colour="C0", raw=True)
-    names = sorted({name for record in records for name in record if name.startswith("loss_logsnr")})
-    for number, name in enumerate(names):
-        label = name.removeprefix("loss_").replace("_", " ")
+    for number, name in enumerate(LOGSNR_LOSSES):
+        label = "λ " + name.removeprefix("loss_logsnr_").replace("_", " ")
         _draw_series(axes, records, name, window=window, label=label, colour=f"C{number + 1}", raw=False)
     axes.set_yscale("log")
     axes.set_xlabel("step")
@@ -51,6 +51,8 @@ def _draw_series(
     axes: Any, records: list[dict[str, Any]], name: str, *, window: int, label: str, colour: str, raw: bool
 ) -> None:
     pairs = [(record["step"], record[name]) for record in records if name in record]
+    if not pairs:
+        return
     steps, values = [p[0] for p in pairs], [p[1] for p in pairs]
     if raw:
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)

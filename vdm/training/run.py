@@ -133,11 +133,10 @@ def _restore(trainer: Trainer, checkpoint: str | None, console: Console) -> None
     for path in set_aside_after(trainer.checkpoints, start.step):
         _say(console, f"set aside: {path}")
     _say(console, f"resuming from {start.path}")
-    threads = start.state.get("threads")
-    if threads != torch.get_num_threads() and trainer.device.type == "cpu":
+    before, now = start.state.get("threads"), torch.get_num_threads()
+    if before not in (None, now) and trainer.device.type == "cpu":
         _say(
-            console,
-            f"note: {threads} threads before, {torch.get_num_threads()} now; sums may round otherwise",
+            console, f"note: the run had {before} threads before and has {now} now; sums may round otherwise"
         )
 
 

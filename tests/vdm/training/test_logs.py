@@ -115,7 +115,7 @@ def test_curve_is_drawn(tmp_path: Path) -> None:
     assert not picture.exists()
     with RunLog(tmp_path, step=0, warn=no_warning) as log:
         for step in range(1, 60):
-            log.write(step, {"loss": 1 / step, "loss_logsnr_over_2": 2 / step})
+            log.write(step, {"loss": 1 / step, "loss_logsnr_under_-2": 2 / step})
     draw_loss_curve(tmp_path / "log.jsonl", picture)
     pixels = np.asarray(Image.open(picture).convert("RGB"))
     blue = (np.abs(pixels.astype(int) - [31, 119, 180]).sum(-1) < 30).sum()
