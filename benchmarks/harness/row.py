@@ -230,16 +230,19 @@ def expected_result(workload: Workload, key: RowKey) -> list[Tensor]:
 
 
 def seconds_of(run: Callable[[], object], device: str) -> float:
-    """A first guess: the best of up to three calls. A compiled function also settles in these."""
-    best, start = float("inf"), time.perf_counter()
-    for _ in range(3):
-        before = synchronised_clock() if device == "cuda" else time.perf_counter()
+    """A first guess: the mean of ten calls, or of what fits in a tenth of a second.
+
+    Not the shortest, so that a machine that is busy with something else gets a plan that it can end in time.
+    A compiled function also settles in these.
+    """
+    clock = synchronised_clock if device == "cuda" else time.perf_counter
+    start = clock()
+    for calls in range(1, 11):
         run()
-        after = synchronised_clock() if device == "cuda" else time.perf_counter()
-        best = min(best, after - before)
-        if after - start > 1.0:
+        elapsed = clock() - start
+        if (elapsed > 0.1 and calls >= 3) or elapsed > 1.0:
             break
-    return best
+    return elapsed / calls
 
 
 def synchronised_clock() -> float:
