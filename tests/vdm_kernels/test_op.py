@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -240,3 +242,25 @@ def test_poisoned_empty_is_nan() -> None:
         assert torch.empty_like(torch.ones(3, dtype=torch.bfloat16)).isnan().all()
         assert torch.ones(2).new_empty(3).isnan().all()
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_without_the_extension_everything_runs_on_the_reference() -> None:
+    program = """
+import logging, sys
+logging.basicConfig(format="%(message)s")
+sys.modules["vdm_kernels._C"] = None
+import torch, vdm_kernels
+vdm_kernels.philox_normal((1, 4), torch.tensor([0]), 0)
+vdm_kernels.abs_quantile(torch.ones(1, 4), 0.5)
+print(vdm_kernels.backends()["philox_normal"]["native"])
+try:
+    with vdm_kernels.use_backend("native"):
+        vdm_kernels.abs_quantile(torch.ones(1, 4), 0.5)
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    reason = done.stdout.splitlines()[0]
+    assert reason.startswith("vdm_kernels._C did not load (")
+    assert done.stdout.splitlines()[1] == f"abs_quantile: the native backend cannot run this call: {reason}"
+    assert done.stderr.count(reason) == 1
