@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +167,16 @@ def quantile_cases() -> Iterator[Case]:
         )
 
 
+def single_element_cases() -> Iterator[Case]:
+    """Arguments that equal 1 become constants: one sample of one element."""
+    ones = ("n", "groups", "blocks", "splits", "index")
+    for case in (*step_cases(), *noise_cases(), *quantile_cases()):
+        if any(part in case.name for part in ("ragged", "single_program", "finish")):
+            types = {name: kind for name, kind in case.types.items() if name not in ones}
+            constants = {name: 1 for name in ones if name in case.types}
+            yield replace(case, name=f"{case.name}-one", types=types, constexprs=case.constexprs | constants)
+
+
 def compile_case(case: Case, capability: int) -> Result:
     """Compiles as the just-in-time compiler does for aligned tensors, of 16 k elements where VECTOR allows."""
     order = case.kernel.arg_names
@@ -174,7 +184,11 @@ def compile_case(case: Case, capability: int) -> Result:
     constexprs = {**case.constexprs, **absent}
     signature = {name: "constexpr" if name in constexprs else case.types[name] for name in order}
     sizes = ("groups", "n") if case.constexprs.get("VECTOR", True) else ()
-    divisible = [name for name in order if signature[name].startswith("*") or name in sizes]
+    divisible = [
+        name
+        for name in order
+        if signature[name].startswith("*") or (name in sizes and name not in constexprs)
+    ]
     attributes = {(order.index(name),): [["tt.divisibility", 16]] for name in divisible}
     source = ASTSource(fn=case.kernel, signature=signature, constexprs=constexprs, attrs=attributes)
     target = GPUTarget("cuda", capability, 32)
@@ -211,7 +225,7 @@ def _widths(ptx: str, access: str) -> list[int]:
 
 def main() -> None:
     """Compiles every case for the compute capability (as 90) given on the command line."""
-    for case in (*step_cases(), *noise_cases(), *quantile_cases()):
+    for case in (*step_cases(), *noise_cases(), *quantile_cases(), *single_element_cases()):
         print(json.dumps(asdict(compile_case(case, int(sys.argv[1])))), flush=True)
 
 
