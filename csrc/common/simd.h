@@ -17,7 +17,7 @@
 //     flip_sign(x, s)             negates x where the top bit of s is set
 //     lanes_within(a, low, high)  bit mask of low <= lane <= high, for values below 2^31
 //     min_above(a, high, best)    a > high ? min(a, best) : best, for values below 2^31
-//     load_bf16, store_f16, ...   kLanes values of a narrower type; stores round to nearest even
+//     from_bf16, to_bf16, ...     F32 from and to the bits of a narrower type in U16, rounded to nearest even
 #pragma once
 
 #include <cstddef>

@@ -17,13 +17,19 @@ struct U32 {
 struct U64 {
   __m256i v;
 };
+struct U16 {
+  __m128i v;
+};
 
 VDM_INLINE F32 load(const float* p) { return {_mm256_loadu_ps(p)}; }
 VDM_INLINE U32 load(const uint32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
 VDM_INLINE U64 load(const uint64_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+VDM_INLINE U16 load(const uint16_t* p) { return {_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))}; }
 VDM_INLINE void store(float* p, F32 a) { _mm256_storeu_ps(p, a.v); }
 VDM_INLINE void store(uint32_t* p, U32 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
+VDM_INLINE void store(uint16_t* p, U16 a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), a.v); }
 VDM_INLINE void stream(float* p, F32 a) { _mm256_stream_ps(p, a.v); }
+VDM_INLINE void stream(uint16_t* p, U16 a) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), a.v); }
 VDM_INLINE void stream_fence() { _mm_sfence(); }
 
 VDM_INLINE F32 splat(float x) { return {_mm256_set1_ps(x)}; }
@@ -111,12 +117,11 @@ VDM_INLINE void interleave4(F32& a, F32& b, F32& c, F32& d) {
   d.v = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_hi, cd_hi));
 }
 
-VDM_INLINE F32 load_bf16(const uint16_t* p) {
-  const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
+VDM_INLINE F32 from_bf16(U16 a) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a.v), 16))};
 }
 
-VDM_INLINE void store_bf16(uint16_t* p, F32 a) {
+VDM_INLINE U16 to_bf16(F32 a) {
   const __m256i x = _mm256_castps_si256(a.v);
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(x, 16), _mm256_set1_epi32(1));
   const __m256i rounded = _mm256_add_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(0x7FFF)), odd);
@@ -124,16 +129,11 @@ VDM_INLINE void store_bf16(uint16_t* p, F32 a) {
   const __m256i high =
       _mm256_srli_epi32(_mm256_blendv_epi8(rounded, _mm256_set1_epi32(0x7FC00000), is_nan), 16);
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+  return {_mm256_castsi256_si128(packed)};
 }
 
-VDM_INLINE F32 load_f16(const uint16_t* p) {
-  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
-}
-
-VDM_INLINE void store_f16(uint16_t* p, F32 a) {
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
-}
+VDM_INLINE F32 from_f16(U16 a) { return {_mm256_cvtph_ps(a.v)}; }
+VDM_INLINE U16 to_f16(F32 a) { return {_mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT)}; }
 
 }  // namespace VDM_ISA
 }  // namespace vdm

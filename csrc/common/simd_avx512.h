@@ -17,13 +17,19 @@ struct U32 {
 struct U64 {
   __m512i v;
 };
+struct U16 {
+  __m256i v;
+};
 
 VDM_INLINE F32 load(const float* p) { return {_mm512_loadu_ps(p)}; }
 VDM_INLINE U32 load(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }
 VDM_INLINE U64 load(const uint64_t* p) { return {_mm512_loadu_si512(p)}; }
+VDM_INLINE U16 load(const uint16_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
 VDM_INLINE void store(float* p, F32 a) { _mm512_storeu_ps(p, a.v); }
 VDM_INLINE void store(uint32_t* p, U32 a) { _mm512_storeu_si512(p, a.v); }
+VDM_INLINE void store(uint16_t* p, U16 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
 VDM_INLINE void stream(float* p, F32 a) { _mm512_stream_ps(p, a.v); }
+VDM_INLINE void stream(uint16_t* p, U16 a) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), a.v); }
 VDM_INLINE void stream_fence() { _mm_sfence(); }
 
 VDM_INLINE F32 splat(float x) { return {_mm512_set1_ps(x)}; }
@@ -110,28 +116,21 @@ VDM_INLINE void interleave4(F32& a, F32& b, F32& c, F32& d) {
   d.v = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_hi, cd_hi));
 }
 
-VDM_INLINE F32 load_bf16(const uint16_t* p) {
-  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+VDM_INLINE F32 from_bf16(U16 a) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a.v), 16))};
 }
 
-VDM_INLINE void store_bf16(uint16_t* p, F32 a) {
+VDM_INLINE U16 to_bf16(F32 a) {
   const __m512i x = _mm512_castps_si512(a.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(x, 16), _mm512_set1_epi32(1));
   __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(0x7FFF)), odd);
   rounded = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q),
                                   _mm512_set1_epi32(0x7FC00000));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+  return {_mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16))};
 }
 
-VDM_INLINE F32 load_f16(const uint16_t* p) {
-  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
-}
-
-VDM_INLINE void store_f16(uint16_t* p, F32 a) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
+VDM_INLINE F32 from_f16(U16 a) { return {_mm512_cvtph_ps(a.v)}; }
+VDM_INLINE U16 to_f16(F32 a) { return {_mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 
 }  // namespace VDM_ISA
 }  // namespace vdm

@@ -20,6 +20,7 @@ constexpr int kLanes = 4;
 typedef float f32x4 __attribute__((vector_size(16)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
 typedef uint32_t u32x4 __attribute__((vector_size(16)));
+typedef uint16_t u16x4 __attribute__((vector_size(8)));
 typedef uint64_t u64x2 __attribute__((vector_size(16)));
 
 struct F32 {
@@ -31,6 +32,9 @@ struct U32 {
 struct U64 {
   u64x2 v;
 };
+struct U16 {
+  u16x4 v;
+};
 
 template <typename Vector, typename T>
 VDM_INLINE Vector load_vector(const T* p) {
@@ -41,8 +45,11 @@ VDM_INLINE Vector load_vector(const T* p) {
 VDM_INLINE F32 load(const float* p) { return load_vector<F32>(p); }
 VDM_INLINE U32 load(const uint32_t* p) { return load_vector<U32>(p); }
 VDM_INLINE U64 load(const uint64_t* p) { return load_vector<U64>(p); }
+VDM_INLINE U16 load(const uint16_t* p) { return load_vector<U16>(p); }
 VDM_INLINE void store(float* p, F32 a) { __builtin_memcpy(p, &a.v, sizeof a.v); }
 VDM_INLINE void store(uint32_t* p, U32 a) { __builtin_memcpy(p, &a.v, sizeof a.v); }
+VDM_INLINE void store(uint16_t* p, U16 a) { __builtin_memcpy(p, &a.v, sizeof a.v); }
+VDM_INLINE void stream(uint16_t* p, U16 a) { store(p, a); }
 #if defined(__SSE2__)
 VDM_INLINE void stream(float* p, F32 a) { _mm_stream_ps(p, a.v); }
 VDM_INLINE void stream_fence() { _mm_sfence(); }
@@ -156,31 +163,28 @@ VDM_INLINE void interleave4(F32& a, F32& b, F32& c, F32& d) {
   d.v = row3;
 }
 
-VDM_INLINE U32 load_u16(const uint16_t* p) { return {u32x4{p[0], p[1], p[2], p[3]}}; }
-VDM_INLINE void store_u16(uint16_t* p, U32 a) {
-  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint16_t>(a.v[i]);
-}
+VDM_INLINE U32 widen(U16 a) { return {__builtin_convertvector(a.v, u32x4)}; }
+VDM_INLINE U16 narrow(U32 a) { return {__builtin_convertvector(a.v, u16x4)}; }
 
-VDM_INLINE F32 load_bf16(const uint16_t* p) { return as_float(load_u16(p) << 16); }
+VDM_INLINE F32 from_bf16(U16 a) { return as_float(widen(a) << 16); }
 
-VDM_INLINE void store_bf16(uint16_t* p, F32 a) {
+VDM_INLINE U16 to_bf16(F32 a) {
   const U32 x = bits(a);
   const U32 rounded = x + splat(0x7FFFu) + ((x >> 16) & splat(1u));
-  store_u16(p, select((u32x4)(a.v != a.v), splat(0x7FC0u), rounded >> 16));
+  return narrow(select((u32x4)(a.v != a.v), splat(0x7FC0u), rounded >> 16));
 }
 
 // Scaling by 2^112 moves the exponent from half's bias to float's, subnormals included.
-VDM_INLINE F32 load_f16(const uint16_t* p) {
-  const U32 h = load_u16(p);
+VDM_INLINE F32 from_f16(U16 a) {
+  const U32 h = widen(a);
   const U32 magnitude = (h & splat(0x7FFFu)) << 13;
-  const F32 scaled = as_float(magnitude) * splat(0x1p112f);
+  const U32 finite = bits(as_float(magnitude) * splat(0x1p112f));
   const U32 infinite_or_nan = magnitude + splat(0x70000000u);  // exponent 31 becomes 255
-  const U32 finite_or_not = select((u32x4)(magnitude.v >= 0x0F800000u), infinite_or_nan, bits(scaled));
-  return flip_sign(as_float(finite_or_not), h << 16);
+  return flip_sign(as_float(select((u32x4)(magnitude.v >= 0x0F800000u), infinite_or_nan, finite)), h << 16);
 }
 
 // Adding a power of two whose last bit is half's last bit at that exponent makes the FPU round.
-VDM_INLINE void store_f16(uint16_t* p, F32 a) {
+VDM_INLINE U16 to_f16(F32 a) {
   const U32 x = bits(a);
   const U32 magnitude = x & splat(0x7FFFFFFFu);
   const U32 subnormal = bits(as_float(magnitude) + splat(0.5f)) - splat(0x3F000000u);
@@ -189,7 +193,7 @@ VDM_INLINE void store_f16(uint16_t* p, F32 a) {
   U32 h = select((u32x4)(magnitude.v < 0x38800000u), subnormal, normal);
   h = select((u32x4)(magnitude.v >= 0x477FF000u), splat(0x7C00u), h);  // rounds to infinity
   h = select((u32x4)(magnitude.v > 0x7F800000u), splat(0x7E00u), h);   // NaN
-  store_u16(p, {h.v | ((x.v >> 16) & 0x8000u)});
+  return narrow({h.v | ((x.v >> 16) & 0x8000u)});
 }
 
 }  // namespace VDM_ISA

@@ -1,4 +1,4 @@
-// philox_normal, kStep elements at a time. Bound by arithmetic: about two cycles per element with AVX-512.
+// Bound by arithmetic: about two cycles per element with AVX-512.
 #include "philox_normal/philox_normal_simd.h"
 
 #include "common/block_simd.h"
@@ -8,12 +8,12 @@ namespace vdm {
 namespace VDM_ISA {
 
 void philox_normal(const PhiloxNormalSample& sample, int64_t begin, int64_t end) {
-  BlockWriter out_blocks(sample.out, sample.dtype);
+  BlockWriter out_blocks(sample.out, sample.dtype, sample.stream);
   NormalGenerator noise(sample.seed, sample.draw, begin / 4);
   for (int64_t offset = begin; offset < end; offset += kBlock) {
     const int count = block_size(offset, end);
     float* out = out_blocks.begin(offset, count);
-    const bool streams = sample.stream && out_blocks.can_stream(out);
+    const bool streams = out_blocks.streams(out);
     for (int i = 0; i < count; i += kStep) {
       F32 normals[kVectors];
       noise.next(normals);

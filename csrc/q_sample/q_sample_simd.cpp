@@ -10,7 +10,8 @@ namespace VDM_ISA {
 
 void q_sample(const QSample& sample, int64_t begin, int64_t end) {
   BlockReader x_blocks(sample.x, sample.dtype);
-  BlockWriter z_blocks(sample.z, sample.dtype), eps_blocks(sample.eps, sample.dtype);
+  BlockWriter z_blocks(sample.z, sample.dtype, sample.stream);
+  BlockWriter eps_blocks(sample.eps, sample.dtype, sample.stream);
   NormalGenerator noise(sample.seed, sample.draw, begin / 4);
   const F32 alpha = splat(sample.alpha), sigma = splat(sample.sigma);
   for (int64_t offset = begin; offset < end; offset += kBlock) {
@@ -18,7 +19,7 @@ void q_sample(const QSample& sample, int64_t begin, int64_t end) {
     const float* x = x_blocks.read(offset, count);
     float* z = z_blocks.begin(offset, count);
     float* eps = eps_blocks.begin(offset, count);
-    const bool streams = sample.stream && z_blocks.can_stream(z) && eps_blocks.can_stream(eps);
+    const bool streams = z_blocks.streams(z) && eps_blocks.streams(eps);
     for (int i = 0; i < count; i += kStep) {
       F32 normals[kVectors];
       noise.next(normals);

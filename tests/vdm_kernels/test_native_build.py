@@ -185,6 +185,35 @@ for threads in (1, 3):
     assert result.stdout.split() == ["1", "0", "1", "0"]
 
 
+@needs_extension
+@pytest.mark.skipif(sys.platform != "linux", reason="the policy is glibc's")
+def test_allocator_policy_keeps_pages_and_stays_bounded() -> None:
+    code = """
+import resource, torch, vdm_kernels._C as C
+if not C.set_allocator_policy():
+    raise SystemExit("not glibc")
+megabytes = 2**18  # float32 elements
+def step(i):  # what a sampler holds: three videos of changing sizes
+    return [torch.ones((8 + (i * 7 + j * 5) % 9) * megabytes) for j in range(3)]
+for i in range(9):
+    step(i)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for i in range(90):
+    step(i)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024)
+"""
+    result = run_python(code, OMP_NUM_THREADS="1")
+    if "not glibc" in result.stderr:
+        pytest.skip("the C library is not glibc")
+    assert result.returncode == 0, result.stderr
+    faults, growth = map(float, result.stdout.split())
+    pages_written = 90 * 3 * 12 * 256  # 4 KB each; without the policy every one is faulted in again
+    assert faults < 0.05 * pages_written
+    assert growth < 64  # MB
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A copy of what the build reads, without a package around it."""
