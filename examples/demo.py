@@ -11,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-VDM = [sys.executable, "-m", "vdm.cli.main"]
+# The installed command: `python -m` would take the package from the folder it is run in.
+VDM = Path(sys.executable).with_name("vdm")
 
 
 def vdm(*arguments: str | Path) -> None:
@@ -19,7 +20,7 @@ def vdm(*arguments: str | Path) -> None:
     words = [str(argument) for argument in arguments]
     print(f"\n$ vdm {' '.join(words)}", flush=True)
     started = time.monotonic()
-    status = subprocess.run([*VDM, *words]).returncode
+    status = subprocess.run([VDM, *words]).returncode
     if status != 0:
         sys.exit(status)
     print(f"({time.monotonic() - started:.0f} s)", flush=True)

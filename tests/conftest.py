@@ -1,4 +1,4 @@
-"""Settings that must be made before anything imports Triton."""
+"""Settings that must be made before anything imports Triton, or starts a process."""
 
 import os
 
@@ -7,3 +7,6 @@ import torch
 # Without a GPU, Triton's kernels run in its interpreter. Triton reads this once, when it is imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Processes that tests start import the package that is tested, not the checkout that they happen to start in.
+os.environ["PYTHONSAFEPATH"] = "1"
