@@ -117,7 +117,7 @@ for file in benchmarks/test_{ancestral_step,ddim_step,philox_normal,q_sample,abs
   [[ -e "$part.started" ]] && continue
   : >"$part.started"
   stage "$file" benchmarks.log 60 "$python" -m pytest -p no:cacheprovider -q "$file" --benchmark-only --device cuda \
-    "--benchmark-json=$part"
+    "--benchmark-json=$part" --time-limit 45
 done
 "$python" - "$parts" "$out/benchmarks.json" <<'PYTHON'
 import json
