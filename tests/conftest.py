@@ -1,6 +1,7 @@
 """Settings that must be made before anything imports Triton, or starts a process."""
 
 import os
+import signal
 
 import torch
 
@@ -10,3 +11,6 @@ if not torch.cuda.is_available():
 
 # Processes that tests start import the package that is tested, not the checkout that they happen to start in.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+# A shell that runs the tests in the background has them ignore SIGINT, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
