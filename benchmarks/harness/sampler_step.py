@@ -1,7 +1,9 @@
 """What the rows of `ancestral_step` and `ddim_step` share: sizes, inputs, and x̂ in plain PyTorch."""
 
+import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from harness.inputs import Inputs
@@ -31,8 +33,20 @@ def step_inputs(key: RowKey) -> tuple[Tensor, ...]:
     videos = [draw.normal(batch, channels, frames, height, height, grad=True) for _ in range(3)]
     z, prediction, uncond = videos
     logsnr_t = draw.floats((-4.0, 4.0), batch)
+    _leave_the_bound(z, logsnr_t, prediction, uncond if key.size["guided"] else None)
     tail = (prediction, uncond) if key.size["guided"] else (prediction,)
     return (z, logsnr_t, logsnr_t + 0.5, draw.seeds(batch), *tail)
+
+
+def _leave_the_bound(z: Tensor, logsnr: Tensor, v: Tensor, uncond: Tensor | None) -> None:
+    """Set to zero where |x̂| is 1 to rounding: there the gradient of the clip is a matter of the last bit."""
+    with torch.no_grad():
+        x = clipped_x(
+            z.float(), logsnr, v.float(), None if uncond is None else uncond.float(), bound=math.inf
+        )
+        inside = (x.abs() - 1).abs() > 1e-4
+        for video in (z, v) if uncond is None else (z, v, uncond):
+            video.mul_(inside)
 
 
 def step_work(key: RowKey, inputs: tuple[Tensor, ...]) -> Mapping[str, Work]:
@@ -48,9 +62,9 @@ def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
     return logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()
 
 
-def clipped_x(z: Tensor, logsnr: Tensor, v: Tensor, uncond: Tensor | None) -> Tensor:
-    """x̂ of a guided v-prediction, clipped."""
+def clipped_x(z: Tensor, logsnr: Tensor, v: Tensor, uncond: Tensor | None, *, bound: float = 1.0) -> Tensor:
+    """x̂ of a guided v-prediction, clipped to [-bound, bound]."""
     alpha, sigma = alpha_sigma(logsnr)
     if uncond is not None:
         v = (1 + GUIDANCE_WEIGHT) * v - GUIDANCE_WEIGHT * uncond
-    return (alpha * z - sigma * v).clamp(-1, 1)
+    return (alpha * z - sigma * v).clamp(-bound, bound)
