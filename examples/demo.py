@@ -36,16 +36,14 @@ def main(folder: Path) -> None:
     vdm("sample", "--out", folder / "shipped")
 
     vdm("data", "moving-digits", "--out", data, "--count", "200", "--size", "16", "--frames", "16")
+    settings = ["training.steps=600", "data.kind=video-folder", f"data.path={data}"]
     vdm(
         "train",
         "--preset",
         "tiny",
         "--out",
         run,
-        "--set",
-        "data.kind=video-folder",
-        "--set",
-        f"data.path={data}",
+        *(word for setting in settings for word in ("--set", setting)),
     )
     vdm("sample", "--model", run, "--out", folder / "trained")
 
