@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import torch
@@ -13,73 +14,35 @@ from vdm.models.video_unet import VideoUNet
 # The paper gives text by BERT-large (1024 wide) through attention pooling.
 _TEXT_WIDTH = 1024
 
+# What the six configurations of the paper have in common, with the values of UCF101.
+_UCF101 = VideoUNetConfig(
+    base_channels=256,
+    channel_multipliers=(1, 2, 4, 8),
+    num_blocks=2,
+    attention_levels=(1, 2, 3),
+    head_dim=64,
+    embedding_dim=1024,
+    embedding_layers=4,
+    num_groups=32,
+    dropout=0.1,
+)
+_TEXT_LARGE = replace(_UCF101, dropout=0.0, text_embedding_dim=_TEXT_WIDTH)
+
 PRESETS: Mapping[str, VideoUNetConfig] = MappingProxyType(
     {
-        "ucf101": VideoUNetConfig(
-            base_channels=256,
-            channel_multipliers=(1, 2, 4, 8),
-            num_blocks=2,
-            attention_levels=(1, 2, 3),
-            head_dim=64,
-            embedding_dim=1024,
-            embedding_layers=4,
-            num_groups=32,
-            dropout=0.1,
+        "ucf101": _UCF101,
+        "bair": replace(
+            _UCF101, base_channels=128, channel_multipliers=(1, 2, 3, 4), num_blocks=3, embedding_layers=2
         ),
-        "bair": VideoUNetConfig(
-            base_channels=128,
-            channel_multipliers=(1, 2, 3, 4),
-            num_blocks=3,
-            attention_levels=(1, 2, 3),
-            head_dim=64,
-            embedding_dim=1024,
-            embedding_layers=2,
-            num_groups=32,
-            dropout=0.1,
-        ),
-        "kinetics600": VideoUNetConfig(
-            base_channels=256,
-            channel_multipliers=(1, 2, 4, 8),
-            num_blocks=2,
-            attention_levels=(1, 2, 3),
-            head_dim=64,
-            embedding_dim=1024,
-            embedding_layers=2,
-            num_groups=32,
-            dropout=0.1,
-        ),
-        "text-small": VideoUNetConfig(
-            base_channels=128,
-            channel_multipliers=(1, 2, 4, 8),
-            num_blocks=2,
-            attention_levels=(1, 2, 3),
-            head_dim=64,
-            embedding_dim=1024,
-            embedding_layers=4,
-            num_groups=32,
-            text_embedding_dim=_TEXT_WIDTH,
-        ),
-        "text-large": VideoUNetConfig(
-            base_channels=256,
-            channel_multipliers=(1, 2, 4, 8),
-            num_blocks=2,
-            attention_levels=(1, 2, 3),
-            head_dim=64,
-            embedding_dim=1024,
-            embedding_layers=4,
-            num_groups=32,
-            text_embedding_dim=_TEXT_WIDTH,
-        ),
-        "text-128": VideoUNetConfig(
+        "kinetics600": replace(_UCF101, embedding_layers=2),
+        "text-small": replace(_TEXT_LARGE, base_channels=128),
+        "text-large": _TEXT_LARGE,
+        "text-128": replace(
+            _TEXT_LARGE,
             base_channels=128,
             channel_multipliers=(1, 2, 4, 8, 16),
-            num_blocks=2,
             attention_levels=(2, 3, 4),
             head_dim=128,
-            embedding_dim=1024,
-            embedding_layers=4,
-            num_groups=32,
-            text_embedding_dim=_TEXT_WIDTH,
         ),
         "moving-digits": VideoUNetConfig(
             in_channels=1,
