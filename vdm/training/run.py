@@ -80,7 +80,7 @@ def train(
                 _clean(folder)
                 _write_config(config, folder)
                 _restore(trainer, checkpoint, console)
-                if trainer.step < config.training.steps:
+                if trainer.step < config.training.steps or trainer.samples_missing():
                     return trainer.train(console=console, stop=stop)
         except OSError as error:
             raise TrainingError(f"train: {error.filename or folder}: {error.strerror}") from error

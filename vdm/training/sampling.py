@@ -110,14 +110,17 @@ def write_samples(
     labels = sample_labels(config, sampling.count)
     videos = sample_videos(model, config, seeds=seeds, labels=labels, callback=callback).cpu()
     folder.mkdir(parents=True, exist_ok=True)
-    gif = folder / f"step-{step:08d}.gif"
+    gif, sheet = sample_paths(folder, step)
     scale = max(1, _GIF_PIXELS // max(videos.shape[-2:]))
     write_gif(gif, tiled(videos), fps=sampling.fps, scale=scale)
     frames = min(_SHEET_FRAMES, videos.shape[2])
-    write_contact_sheet(
-        gif.with_suffix(".png"), videos, frames=frames, labels=labels, scale=max(1, scale // 2)
-    )
+    write_contact_sheet(sheet, videos, frames=frames, labels=labels, scale=max(1, scale // 2))
     return gif
+
+
+def sample_paths(folder: Path, step: int) -> tuple[Path, Path]:
+    """The files of `write_samples`, in the order in which they are written."""
+    return folder / f"step-{step:08d}.gif", folder / f"step-{step:08d}.png"
 
 
 def tiled(videos: Tensor) -> Tensor:

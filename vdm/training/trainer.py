@@ -35,7 +35,7 @@ from vdm.training.parsing import config_to_dict
 from vdm.training.plots import draw_loss_curve
 from vdm.training.progress import TrainingProgress
 from vdm.training.randomness import INITIAL_STREAM, mix, seed_torch
-from vdm.training.sampling import write_samples
+from vdm.training.sampling import sample_paths, write_samples
 
 _PLOT_SECONDS = 60.0
 
@@ -236,6 +236,8 @@ class Trainer:
         self, data: Generator[Batch, None, None], stop: StopSignals, log: RunLog, progress: TrainingProgress
     ) -> None:
         training = self.config.training
+        if self.samples_missing():
+            self._sample(progress, stop)
         clock = _Clock()
         plotted = time.monotonic()
         while self.step < training.steps and stop.received is None:
@@ -247,7 +249,7 @@ class Trainer:
             if stop.received is not None or last or self.step % training.checkpoint_every == 0:
                 log.sync()
                 self.save()
-            if last or (training.sample_every and self.step % training.sample_every == 0):
+            if self._samples_due():
                 self._sample(progress, stop)
             if time.monotonic() - plotted > _PLOT_SECONDS:
                 self._draw_curve(progress)
@@ -267,6 +269,15 @@ class Trainer:
             means = {name: total / count for name, (total, count) in sorted(self._window.items())}
             log.write(self.step, {**means, "lr": values["lr"], "clips_per_second": speed})
             self._window = {}
+
+    def samples_missing(self) -> bool:
+        """Whether the run ended between the checkpoint of this step and its samples."""
+        return self._samples_due() and not sample_paths(self.folder / "samples", self.step)[-1].is_file()
+
+    def _samples_due(self) -> bool:
+        training = self.config.training
+        regular = training.sample_every > 0 and self.step % training.sample_every == 0
+        return self.step > 0 and (regular or self.step == training.steps)
 
     def _sample(self, progress: TrainingProgress, stop: StopSignals) -> None:
         def check(step: SamplerStep) -> None:
