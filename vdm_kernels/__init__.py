@@ -9,9 +9,10 @@ from vdm_kernels.native import set_allocator_policy
 from vdm_kernels.op import backends, use_backend
 from vdm_kernels.ops.abs_quantile import abs_quantile
 from vdm_kernels.ops.ancestral_step import ancestral_step
+from vdm_kernels.ops.channel_statistics import channel_statistics
 from vdm_kernels.ops.ddim_step import ddim_step
 from vdm_kernels.ops.group_norm_silu import group_norm_silu
-from vdm_kernels.ops.group_norm_silu_conv import group_norm_silu_conv
+from vdm_kernels.ops.group_norm_silu_conv import conv_precision, group_norm_silu_conv
 from vdm_kernels.ops.philox_normal import philox_normal
 from vdm_kernels.ops.q_sample import q_sample
 from vdm_kernels.ops.spatial_attention import spatial_attention
@@ -21,6 +22,8 @@ __all__ = [
     "abs_quantile",
     "ancestral_step",
     "backends",
+    "channel_statistics",
+    "conv_precision",
     "ddim_step",
     "group_norm_silu",
     "group_norm_silu_conv",

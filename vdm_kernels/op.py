@@ -8,25 +8,25 @@ Beside it, in the op's folder, a backend is a module with a function of the op's
     vdm_kernels/ops/<op>/triton_kernels.py   <op>, supports_<op>      Triton
 
 A backward pass is an op too, `<op>_bwd(dout, *arguments of <op>, needs) -> [gradient, ...]`: one gradient per
-differentiable argument, an empty tensor where `needs` is False.
+differentiable argument, an empty tensor where `needs` is False. Of several outputs the first is differentiable, the
+others are constants. A forward pass saves its arguments and nothing else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import importlib
 import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vdm_kernels import native
+from vdm_kernels.setting import Setting
 
 BACKENDS = ("native", "triton", "reference")
 _MODULES = {"native": "native", "triton": "triton_kernels"}
@@ -39,10 +39,7 @@ _LOGGED: set[str] = set()
 OPS: dict[str, Op] = {}
 RECORDERS: list[list[tuple[str, str]]] = []  # see testing.record_backends
 
-# Dynamo cannot read a ContextVar, but guards on what it reads of this object. It is the latest entry of any
-# thread; the variable is the truth wherever no graph is being traced.
-_TRACED = SimpleNamespace(forced=None)
-_FORCED: contextvars.ContextVar[str | None] = contextvars.ContextVar("vdm_kernels_backend", default=None)
+_FORCED: Setting[str | None] = Setting("vdm_kernels_backend", None)
 
 
 class Implementation(NamedTuple):
@@ -104,7 +101,7 @@ _NO_TRITON = _why_no_triton()
 
 def forced_backend() -> str | None:
     """The backend that the innermost `use_backend` of this context asks for."""
-    return _TRACED.forced if torch.compiler.is_compiling() else _FORCED.get()
+    return _FORCED.get()
 
 
 @contextlib.contextmanager
@@ -120,13 +117,8 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"use_backend: name must be one of {', '.join(BACKENDS)}, got {name!r}")
-    token = _FORCED.set(name)
-    _TRACED.forced = name
-    try:
+    with _FORCED.set(name):
         yield
-    finally:
-        _FORCED.reset(token)
-        _TRACED.forced = _FORCED.get()
 
 
 def backends() -> dict[str, dict[str, str | None]]:
@@ -143,7 +135,10 @@ class Op:
         package: where the modules of the backends are: `__name__` of the op's package.
         backward: the op of the gradient; None for an op that has none.
         differentiable: the names of the arguments that `backward` gives gradients for, in its order.
+        addends: the names of further arguments, whose gradient is that of the output itself.
         memory_format: of the gradient that arrives at `backward`.
+        prepare: the arguments -> the arguments with what `backward` will read of them filled in. It is called where
+            a kernel runs and a gradient may be asked for.
     """
 
     def __init__(
@@ -154,12 +149,15 @@ class Op:
         package: str,
         backward: Op | None = None,
         differentiable: Sequence[str] = (),
+        addends: Sequence[str] = (),
         memory_format: torch.memory_format = torch.contiguous_format,
+        prepare: Callable[..., Sequence[Any]] | None = None,
     ) -> None:
         self.name = reference.__name__
         self.reference = reference
         self.backward = backward
         self.memory_format = memory_format
+        self.prepare = prepare
         self._implementations: dict[str, Implementation | str] = {
             "native": _load(package, self.name, "native"),
             "triton": _load(package, self.name, "triton"),
@@ -169,8 +167,9 @@ class Op:
         arguments, returns = torch.library.infer_schema(reference, mutates_args=()).rsplit(") -> ", 1)
         types, names = zip(*(argument.split() for argument in arguments[1:].split(", ")))
         self._tensors = tuple(i for i, kind in enumerate(types) if kind.startswith("Tensor"))
-        self.differentiable = tuple(differentiable)
+        self.differentiable = (*differentiable, *addends)
         self.positions = tuple(names.index(name) for name in differentiable)
+        self._addends = tuple(names.index(name) for name in addends)
         _LIBRARY.define(
             f"{self.name}{arguments}, str backend) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,)
         )
@@ -186,10 +185,14 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         """Runs the op on the backend that `select` gives."""
         backend = self.select(args)
-        if torch.compiler.is_compiling():
-            # The reference is traced into, so that it can be fused and differentiated like any other code.
-            return self.reference(*args) if backend == "reference" else self.overload(*args, backend)
-        if backend != "reference" and self._needs_dispatcher(args):
+        compiling = torch.compiler.is_compiling()
+        if backend == "reference":
+            # It is traced into, so that it can be fused and differentiated like any other code.
+            return self.reference(*args) if compiling else self._run(*args, backend)
+        needs_grad = self._needs_grad(args)
+        if self.prepare is not None and needs_grad:
+            args = tuple(self.prepare(*args))
+        if compiling or needs_grad or self._is_intercepted(args):
             return self.overload(*args, backend)
         return self._run(*args, backend)
 
@@ -247,19 +250,23 @@ class Op:
         # The first tensor of an op is never absent.
         return bool(args[self._tensors[0]].is_cuda)
 
-    def _needs_dispatcher(self, args: Sequence[Any]) -> bool:
-        """Whether anything but plain eager execution without gradients is going on."""
-        grad = torch.is_grad_enabled()
-        for i in self._tensors:
-            arg = args[i]
-            if arg is not None and (type(arg) not in _PLAIN or (grad and arg.requires_grad)):
-                return True
-        return torch._C._len_torch_dispatch_stack() > 0
+    def _needs_grad(self, args: Sequence[Any]) -> bool:
+        return torch.is_grad_enabled() and any(
+            args[i] is not None and args[i].requires_grad for i in self._tensors
+        )
+
+    def _is_intercepted(self, args: Sequence[Any]) -> bool:
+        """Whether a mode or a tensor subclass wants to see the call."""
+        return torch._C._len_torch_dispatch_stack() > 0 or any(
+            args[i] is not None and type(args[i]) not in _PLAIN for i in self._tensors
+        )
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         *args, ctx.backend = inputs
         ctx.save_for_backward(*(arg if isinstance(arg, Tensor) else None for arg in args))
         ctx.constants = [None if isinstance(arg, Tensor) else arg for arg in args]
+        if isinstance(output, tuple):
+            ctx.mark_non_differentiable(*output[1:])
 
     def _run_backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
         if self.backward is None:
@@ -267,14 +274,19 @@ class Op:
         args = [
             constant if saved is None else saved for saved, constant in zip(ctx.saved_tensors, ctx.constants)
         ]
+        dout = grads[0].contiguous(memory_format=self.memory_format)
         needs = [bool(ctx.needs_input_grad[i]) for i in self.positions]
-        call = (grads[0].contiguous(memory_format=self.memory_format), *args, needs)
+        gradients: list[Tensor | None] = [None] * (len(args) + 1)
+        for i in self._addends:
+            gradients[i] = dout if ctx.needs_input_grad[i] else None
+        if not any(needs):
+            return tuple(gradients)
+        call = (dout, *args, needs)
         # With create_graph, the gradient is differentiated again: the reference can be.
         if torch.is_grad_enabled():
             results = self.backward.reference(*call)
         else:
             results = self.backward.overload(*call, self.backward.select(call, prefer=ctx.backend))
-        gradients: list[Tensor | None] = [None] * (len(args) + 1)
         for i, need, result in zip(self.positions, needs, results):
             gradients[i] = result if need else None
         return tuple(gradients)

@@ -44,7 +44,8 @@ class Sample:
 
     def to_float64(self, op: Op) -> Sample:
         """The same call in double precision; constants such as logsnr keep their dtype."""
-        double: dict[str, Any] = {name: self.arguments[name].double() for name in self.differentiable(op)}
+        names = [*self.differentiable(op), *({"statistics"} & self.arguments.keys())]
+        double: dict[str, Any] = {name: self.arguments[name].double() for name in names}
         if "dtype" in self.arguments:
             double["dtype"] = torch.float64
         return replace(self, arguments={**self.arguments, **double})

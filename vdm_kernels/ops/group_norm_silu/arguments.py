@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from vdm_kernels import checks
+from vdm_kernels.ops.channel_statistics import channel_statistics, statistics_dtype
 
 
 def norm_arguments(
@@ -32,6 +34,24 @@ def norm_arguments(
         checks.shape(op, name, value, (channels,), "(C,)")
         checks.device(op, name, value, x.device)
     return _modulation(op, "scale", scale, x, channels), _modulation(op, "shift", shift, x, channels)
+
+
+def statistics_argument(op: str, statistics: Tensor | None, x: Tensor, channels: int) -> Tensor | None:
+    """The channel statistics of `x`, or of it and a second input; ValueError where they cannot be."""
+    if statistics is None:
+        return None
+    shape = (x.shape[0], x.shape[2], channels, 2)
+    checks.shape(op, "statistics", statistics, shape, "(B, F, C, 2)")
+    checks.device(op, "statistics", statistics, x.device)
+    checks.dtype(op, "statistics", statistics, statistics_dtype(x))
+    return statistics.detach().contiguous()
+
+
+def joint_statistics(x: Tensor, x2: Tensor | None = None) -> Tensor:
+    """The channel statistics of `x`, or of its concatenation with `x2`."""
+    if x2 is None:
+        return channel_statistics(x)
+    return torch.cat([channel_statistics(x), channel_statistics(x2)], dim=2)
 
 
 def _modulation(op: str, name: str, value: Tensor | None, x: Tensor, channels: int) -> Tensor | None:

@@ -17,11 +17,15 @@ def group_norm_silu(
     bias: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
+    statistics: Tensor | None,
     num_groups: int,
     norm_scope: str,
     eps: float,
 ) -> Tensor:
-    """See `vdm_kernels.group_norm_silu`; scale and shift are (B, F, C) or (B, 1, C)."""
+    """See `vdm_kernels.group_norm_silu`; scale and shift are (B, F, C) or (B, 1, C).
+
+    `statistics` is what x says anyway, so it is not read: kernels save a pass with it.
+    """
     batch, frames = x.shape[0], x.shape[2]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     x = x.contiguous(memory_format=torch.channels_last_3d)
@@ -65,11 +69,12 @@ def group_norm_silu_bwd(
     bias: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
+    statistics: Tensor | None,
     num_groups: int,
     norm_scope: str,
     eps: float,
     needs: Sequence[bool],
 ) -> list[Tensor]:
     """Gradients of (x, weight, bias, scale, shift)."""
-    args = (x, weight, bias, scale, shift, num_groups, norm_scope, eps)
+    args = (x, weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
     return recomputed_gradients(group_norm_silu, args, range(5), dout, needs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vdm_kernels.ops.channel_statistics.reference import channel_statistics
 from vdm_kernels.testing import Sample, tensors
 
 
@@ -25,6 +26,7 @@ def samples(dtype: torch.dtype, device: torch.device | str) -> list[Sample]:
     def channels_last(*shape: int) -> Tensor:
         return normal(*shape).contiguous(memory_format=torch.channels_last_3d)
 
+    given = channels_last(2, 8, 3, 4, 6)
     return [
         sample("video", channels_last(2, 16, 3, 8, 8), 4),
         sample("video_scope", channels_last(2, 16, 3, 8, 8), 4, norm_scope="video"),
@@ -51,6 +53,7 @@ def samples(dtype: torch.dtype, device: torch.device | str) -> list[Sample]:
         sample("contiguous", normal(2, 8, 3, 4, 6), 4),
         sample("sliced", normal(2, 12, 3, 4, 6)[:, 2:10], 4),
         sample("other_eps", 1e-3 * channels_last(2, 8, 3, 4, 6), 4, eps=1e-2),
+        sample("given_statistics", given, 4, statistics=channel_statistics(given)),
         sample("wide", channels_last(1, 64, 2, 16, 16), 32),
     ]
 
@@ -77,4 +80,6 @@ def bad_samples(device: torch.device | str) -> list[Sample]:
         bad("scale", 0.5),
         bad("shift", scale[:, :, None]),
         bad("norm_scope", "clip"),
+        bad("statistics", channel_statistics(x)[:, :1]),
+        bad("statistics", channel_statistics(x).double()),
     ]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
+from vdm_kernels.ops.channel_statistics import statistics_dtype
 from vdm_kernels.ops.group_norm_silu import NormScope
-from vdm_kernels.ops.group_norm_silu.arguments import norm_arguments
+from vdm_kernels.ops.group_norm_silu.arguments import joint_statistics, norm_arguments, statistics_argument
 from vdm_kernels.ops.group_norm_silu_conv import reference
+from vdm_kernels.setting import Setting
+
+Precision = Literal["fast", "strict"]
+
+_PRECISION: Setting[Precision] = Setting("vdm_kernels_conv_precision", "fast")
 
 
 def _output_shape(x: Tensor, weight: Tensor, upsample: bool, stride: int) -> tuple[int, ...]:
@@ -31,14 +39,19 @@ def _fake(
     shift: Tensor | None,
     x2: Tensor | None,
     residual: Tensor | None,
+    statistics: Tensor | None,
     num_groups: int,
     upsample: bool,
     stride: int,
     norm_scope: str,
     eps: float,
-) -> Tensor:
+    precision: str,
+    return_statistics: bool,
+) -> tuple[Tensor, Tensor]:
     shape = _output_shape(x, weight, upsample, stride)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+    rows = (shape[0], shape[2], shape[1], 2) if return_statistics else (0,)
+    return y, x.new_empty(rows, dtype=statistics_dtype(x))
 
 
 def _fake_bwd(
@@ -52,15 +65,24 @@ def _fake_bwd(
     shift: Tensor | None,
     x2: Tensor | None,
     residual: Tensor | None,
+    statistics: Tensor | None,
     num_groups: int,
     upsample: bool,
     stride: int,
     norm_scope: str,
     eps: float,
+    precision: str,
+    return_statistics: bool,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    tensors = (x, weight, bias, norm_weight, norm_bias, scale, shift, x2, residual)
-    return fake_gradients(*tensors, needs=needs)
+    return fake_gradients(x, weight, bias, norm_weight, norm_bias, scale, shift, x2, needs=needs)
+
+
+def _prepare(*args: Any) -> tuple[Any, ...]:
+    x, x2, statistics, num_groups = args[0], args[7], args[9], args[10]
+    if num_groups and statistics is None:
+        statistics = joint_statistics(x, x2)
+    return (*args[:9], statistics, *args[10:])
 
 
 GROUP_NORM_SILU_CONV_BWD = Op(reference.group_norm_silu_conv_bwd, fake=_fake_bwd, package=__name__)
@@ -69,19 +91,55 @@ GROUP_NORM_SILU_CONV = Op(
     fake=_fake,
     package=__name__,
     backward=GROUP_NORM_SILU_CONV_BWD,
-    differentiable=(
-        "x",
-        "weight",
-        "bias",
-        "norm_weight",
-        "norm_bias",
-        "scale",
-        "shift",
-        "x2",
-        "residual",
-    ),
+    differentiable=("x", "weight", "bias", "norm_weight", "norm_bias", "scale", "shift", "x2"),
+    addends=("residual",),
     memory_format=torch.channels_last_3d,
+    prepare=_prepare,
 )
+
+
+@overload
+def group_norm_silu_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    num_groups: int | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    x2: Tensor | None = None,
+    residual: Tensor | None = None,
+    upsample: bool = False,
+    stride: int = 1,
+    norm_scope: NormScope = "frame",
+    eps: float = 1e-5,
+    statistics: Tensor | None = None,
+    return_statistics: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def group_norm_silu_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    num_groups: int | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    x2: Tensor | None = None,
+    residual: Tensor | None = None,
+    upsample: bool = False,
+    stride: int = 1,
+    norm_scope: NormScope = "frame",
+    eps: float = 1e-5,
+    statistics: Tensor | None = None,
+    return_statistics: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 
 
 def group_norm_silu_conv(
@@ -100,7 +158,9 @@ def group_norm_silu_conv(
     stride: int = 1,
     norm_scope: NormScope = "frame",
     eps: float = 1e-5,
-) -> Tensor:
+    statistics: Tensor | None = None,
+    return_statistics: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """A convolution over every frame, with the GroupNorm and SiLU before it and the residual sum after it.
 
         y = conv(up(silu(group_norm(cat[x, x2]) (1 + scale) + shift))) + bias + residual
@@ -122,9 +182,13 @@ def group_norm_silu_conv(
         stride: 1, or 2 for downsampling: H' = ceil(H / 2).
         norm_scope: "frame" (nothing passes between frames) or "video".
         eps: is added to the variance.
+        statistics: (B, F, C, 2), `channel_statistics` of x and of x2 after it, where the caller has them; they are
+            then not computed again.
+        return_statistics: also return `channel_statistics(y)`, which costs next to nothing here.
 
     Returns:
-        (B, Cout, F, H', W'), channels-last, in x's dtype; under autocast in the autocast dtype.
+        y (B, Cout, F, H', W'), channels-last, in x's dtype; under autocast in the autocast dtype. With
+        return_statistics (y, statistics), the latter (B, F, Cout, 2) and constant.
 
     Raises:
         ValueError: an argument has the wrong type, shape, dtype, device or range.
@@ -151,6 +215,8 @@ def group_norm_silu_conv(
         scale, shift = norm_arguments(
             op, x, channels, "norm_", norm_weight, norm_bias, scale, shift, num_groups, norm_scope, eps
         )
+    statistics = statistics_argument(op, statistics, x, channels)
+    checks.flag(op, "return_statistics", return_statistics)
     if residual is not None:
         shape = _output_shape(x, weight, upsample, stride)
         checks.shape(op, "residual", residual, shape, "(B, Cout, F, H', W')")
@@ -159,7 +225,7 @@ def group_norm_silu_conv(
     for name, other in (("weight", weight), ("bias", bias), ("x2", x2), ("residual", residual)):
         if other is not None:
             checks.dtype(op, name, other, x.dtype)
-    y: Tensor = GROUP_NORM_SILU_CONV(
+    y, y_statistics = GROUP_NORM_SILU_CONV(
         x.contiguous(memory_format=torch.channels_last_3d),
         weight,
         bias,
@@ -169,13 +235,33 @@ def group_norm_silu_conv(
         shift,
         None if x2 is None else x2.contiguous(memory_format=torch.channels_last_3d),
         None if residual is None else residual.contiguous(memory_format=torch.channels_last_3d),
+        statistics,
         num_groups or 0,
         upsample,
         stride,
         norm_scope,
         float(eps),
+        _PRECISION.get(),
+        return_statistics,
     )
-    return y
+    return (y, y_statistics) if return_statistics else y
+
+
+@contextlib.contextmanager
+def conv_precision(name: Precision) -> Iterator[None]:
+    """How exactly float32 convolutions inside are computed on a CPU: "fast" (the default) or "strict".
+
+    Both multiply in float32 and differ in the rounding errors that Winograd's transforms add (Lavin and Gray 2016,
+    arXiv 1509.09308): "fast" may use F(4x4, 3x3), whose error is within twice that of PyTorch's own convolution;
+    "strict" uses F(2x2, 3x3), whose error is no larger than PyTorch's, at about two thirds of the speed. Elsewhere
+    the two are the same. Compiled functions are compiled again for another precision.
+
+    Raises:
+        ValueError: `name` is neither.
+    """
+    checks.one_of("conv_precision", "name", name, ("fast", "strict"))
+    with _PRECISION.set(name):
+        yield
 
 
 def _check_convolution(

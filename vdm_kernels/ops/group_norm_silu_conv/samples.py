@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vdm_kernels.ops.channel_statistics.reference import channel_statistics
 from vdm_kernels.testing import Sample, tensors
 
 
@@ -31,6 +32,8 @@ def samples(dtype: torch.dtype, device: torch.device | str) -> list[Sample]:
     def channels_last(*shape: int) -> Tensor:
         return normal(*shape).contiguous(memory_format=torch.channels_last_3d)
 
+    first, second = channels_last(2, 8, 2, 6, 4), channels_last(2, 4, 2, 6, 4)
+    both = torch.cat([channel_statistics(first), channel_statistics(second)], dim=2)
     return [
         sample("plain", channels_last(2, 3, 2, 8, 8), 16),
         sample("plain_pointwise", channels_last(2, 8, 2, 5, 6), 6, kernel=1),
@@ -56,6 +59,9 @@ def samples(dtype: torch.dtype, device: torch.device | str) -> list[Sample]:
             shift=normal(2, 3, 8),
         ),
         sample("skip", channels_last(2, 8, 2, 6, 4), 8, num_groups=6, x2=channels_last(2, 4, 2, 6, 4)),
+        sample("given_statistics", first, 8, num_groups=3, x2=second, statistics=both),
+        sample("returned_statistics", first, 8, num_groups=3, x2=second, return_statistics=True),
+        sample("returned_statistics_odd", channels_last(1, 15, 1, 7, 5), 9, kernel=1, return_statistics=True),
         sample("skip_plain", channels_last(2, 5, 2, 6, 4), 8, x2=normal(2, 4, 2, 6, 4), kernel=1),
         sample("upsample", channels_last(2, 8, 2, 5, 4), 6, upsample=True),
         sample(
@@ -110,4 +116,6 @@ def bad_samples(device: torch.device | str) -> list[Sample]:
         bad("stride", 3),
         bad("stride", 2, upsample=True),
         bad("norm_scope", None),
+        bad("statistics", channel_statistics(x)[:, :1]),
+        bad("return_statistics", 1),
     ]
