@@ -2,8 +2,7 @@
 // once, for float32.
 #pragma once
 
-#include "common/simd.h"
-#include "common/types.h"
+#include "common/convert_simd.h"
 
 namespace vdm {
 namespace VDM_ISA {
@@ -18,12 +17,6 @@ static_assert(kBlock % kStep == 0, "a block is whole steps");
 VDM_INLINE int block_size(int64_t offset, int64_t end) {
   return static_cast<int>(end - offset < kBlock ? end - offset : kBlock);
 }
-
-VDM_INLINE void store_or_stream(float* p, F32 a, bool streams) { streams ? stream(p, a) : store(p, a); }
-
-// The narrow types, whose element type is only known at run time.
-VDM_INLINE F32 widen(U16 a, bool bf16) { return bf16 ? from_bf16(a) : from_f16(a); }
-VDM_INLINE U16 narrow(F32 a, bool bf16) { return bf16 ? to_bf16(a) : to_f16(a); }
 
 // Elements [offset, offset + count) of an input, as float32.
 class BlockReader {

@@ -32,6 +32,22 @@ VDM_INLINE void stream(float* p, F32 a) { _mm256_stream_ps(p, a.v); }
 VDM_INLINE void stream(uint16_t* p, U16 a) { _mm_stream_si128(reinterpret_cast<__m128i*>(p), a.v); }
 VDM_INLINE void stream_fence() { _mm_sfence(); }
 
+VDM_INLINE __m256i first_lanes(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+VDM_INLINE F32 load_partial(const float* p, int count) { return {_mm256_maskload_ps(p, first_lanes(count))}; }
+VDM_INLINE U16 load_partial(const uint16_t* p, int count) {
+  uint16_t lanes[kLanes] = {};
+  __builtin_memcpy(lanes, p, static_cast<size_t>(count) * sizeof *p);
+  return load(lanes);
+}
+VDM_INLINE void store_partial(float* p, F32 a, int count) { _mm256_maskstore_ps(p, first_lanes(count), a.v); }
+VDM_INLINE void store_partial(uint16_t* p, U16 a, int count) {
+  uint16_t lanes[kLanes];
+  store(lanes, a);
+  __builtin_memcpy(p, lanes, static_cast<size_t>(count) * sizeof *p);
+}
+
 VDM_INLINE F32 splat(float x) { return {_mm256_set1_ps(x)}; }
 VDM_INLINE U32 splat(uint32_t x) { return {_mm256_set1_epi32(static_cast<int>(x))}; }
 VDM_INLINE U64 splat(uint64_t x) { return {_mm256_set1_epi64x(static_cast<int64_t>(x))}; }
@@ -41,6 +57,8 @@ VDM_INLINE F32 operator-(F32 a, F32 b) { return {_mm256_sub_ps(a.v, b.v)}; }
 VDM_INLINE F32 operator*(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
 VDM_INLINE F32 fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 VDM_INLINE F32 sqrt(F32 a) { return {_mm256_sqrt_ps(a.v)}; }
+VDM_INLINE F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.v, b.v)}; }
+VDM_INLINE F32 reciprocal(F32 a) { return {_mm256_div_ps(_mm256_set1_ps(1.0f), a.v)}; }
 
 VDM_INLINE U32 operator+(U32 a, U32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
 VDM_INLINE U32 operator-(U32 a, U32 b) { return {_mm256_sub_epi32(a.v, b.v)}; }

@@ -32,6 +32,20 @@ VDM_INLINE void stream(float* p, F32 a) { _mm512_stream_ps(p, a.v); }
 VDM_INLINE void stream(uint16_t* p, U16 a) { _mm256_stream_si256(reinterpret_cast<__m256i*>(p), a.v); }
 VDM_INLINE void stream_fence() { _mm_sfence(); }
 
+VDM_INLINE __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1); }
+VDM_INLINE F32 load_partial(const float* p, int count) {
+  return {_mm512_maskz_loadu_ps(first_lanes(count), p)};
+}
+VDM_INLINE U16 load_partial(const uint16_t* p, int count) {
+  return {_mm256_maskz_loadu_epi16(first_lanes(count), p)};
+}
+VDM_INLINE void store_partial(float* p, F32 a, int count) {
+  _mm512_mask_storeu_ps(p, first_lanes(count), a.v);
+}
+VDM_INLINE void store_partial(uint16_t* p, U16 a, int count) {
+  _mm256_mask_storeu_epi16(p, first_lanes(count), a.v);
+}
+
 VDM_INLINE F32 splat(float x) { return {_mm512_set1_ps(x)}; }
 VDM_INLINE U32 splat(uint32_t x) { return {_mm512_set1_epi32(static_cast<int>(x))}; }
 VDM_INLINE U64 splat(uint64_t x) { return {_mm512_set1_epi64(static_cast<int64_t>(x))}; }
@@ -41,6 +55,12 @@ VDM_INLINE F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 VDM_INLINE F32 operator*(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 VDM_INLINE F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 VDM_INLINE F32 sqrt(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
+VDM_INLINE F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
+// 14 bits, doubled by a Newton step: cheaper than a division.
+VDM_INLINE F32 reciprocal(F32 a) {
+  const __m512 r = _mm512_rcp14_ps(a.v);
+  return {_mm512_fmadd_ps(r, _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1.0f)), r)};
+}
 
 VDM_INLINE U32 operator+(U32 a, U32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 VDM_INLINE U32 operator-(U32 a, U32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }

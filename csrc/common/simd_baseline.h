@@ -58,6 +58,21 @@ VDM_INLINE void stream(float* p, F32 a) { store(p, a); }
 VDM_INLINE void stream_fence() {}
 #endif
 
+template <typename Vector, typename T>
+VDM_INLINE Vector load_first(const T* p, int count) {
+  Vector a = {};
+  __builtin_memcpy(&a.v, p, static_cast<size_t>(count) * sizeof *p);
+  return a;
+}
+VDM_INLINE F32 load_partial(const float* p, int count) { return load_first<F32>(p, count); }
+VDM_INLINE U16 load_partial(const uint16_t* p, int count) { return load_first<U16>(p, count); }
+VDM_INLINE void store_partial(float* p, F32 a, int count) {
+  __builtin_memcpy(p, &a.v, static_cast<size_t>(count) * sizeof *p);
+}
+VDM_INLINE void store_partial(uint16_t* p, U16 a, int count) {
+  __builtin_memcpy(p, &a.v, static_cast<size_t>(count) * sizeof *p);
+}
+
 VDM_INLINE F32 splat(float x) { return {f32x4{x, x, x, x}}; }
 VDM_INLINE U32 splat(uint32_t x) { return {u32x4{x, x, x, x}}; }
 VDM_INLINE U64 splat(uint64_t x) { return {u64x2{x, x}}; }
@@ -83,6 +98,11 @@ VDM_INLINE U32 operator<<(U32 a, int n) { return {a.v << n}; }
 VDM_INLINE U32 operator>>(U32 a, int n) { return {a.v >> n}; }
 VDM_INLINE U32 shift_right_signed(U32 a, int n) { return {(u32x4)((i32x4)a.v >> n)}; }
 VDM_INLINE U32 select(u32x4 mask, U32 a, U32 b) { return {(mask & a.v) | (~mask & b.v)}; }
+VDM_INLINE F32 max(F32 a, F32 b) {
+  const u32x4 above = (u32x4)(a.v > b.v);
+  return {(f32x4)((above & (u32x4)a.v) | (~above & (u32x4)b.v))};
+}
+VDM_INLINE F32 reciprocal(F32 a) { return {1.0f / a.v}; }
 
 // Bit i: low <= lane i <= high; for values below 2^31.
 VDM_INLINE uint32_t lanes_within(U32 a, U32 low, U32 high) {

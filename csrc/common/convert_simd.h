@@ -1,0 +1,42 @@
+// Vectors of float32 from and to tensors of any DType. Where the element type is only known at run time, the
+// branch on it is the same for a whole tensor: predicted, or moved out of the loop by the compiler.
+#pragma once
+
+#include "common/simd.h"
+#include "common/types.h"
+
+namespace vdm {
+namespace VDM_ISA {
+
+VDM_INLINE void store_or_stream(float* p, F32 a, bool streams) { streams ? stream(p, a) : store(p, a); }
+VDM_INLINE void store_or_stream(uint16_t* p, U16 a, bool streams) { streams ? stream(p, a) : store(p, a); }
+
+VDM_INLINE F32 widen(U16 a, bool bf16) { return bf16 ? from_bf16(a) : from_f16(a); }
+VDM_INLINE U16 narrow(F32 a, bool bf16) { return bf16 ? to_bf16(a) : to_f16(a); }
+
+// Elements i to i + kLanes of a tensor.
+VDM_INLINE F32 load(const void* tensor, DType dtype, int64_t i) {
+  if (dtype == DType::kFloat32) return load(static_cast<const float*>(tensor) + i);
+  return widen(load(static_cast<const uint16_t*>(tensor) + i), dtype == DType::kBFloat16);
+}
+VDM_INLINE void store(void* tensor, DType dtype, int64_t i, F32 a, bool streams = false) {
+  if (dtype == DType::kFloat32)
+    store_or_stream(static_cast<float*>(tensor) + i, a, streams);
+  else
+    store_or_stream(static_cast<uint16_t*>(tensor) + i, narrow(a, dtype == DType::kBFloat16), streams);
+}
+
+// Elements i to i + count.
+VDM_INLINE F32 load_partial(const void* tensor, DType dtype, int64_t i, int count) {
+  if (dtype == DType::kFloat32) return load_partial(static_cast<const float*>(tensor) + i, count);
+  return widen(load_partial(static_cast<const uint16_t*>(tensor) + i, count), dtype == DType::kBFloat16);
+}
+VDM_INLINE void store_partial(void* tensor, DType dtype, int64_t i, F32 a, int count) {
+  if (dtype == DType::kFloat32)
+    store_partial(static_cast<float*>(tensor) + i, a, count);
+  else
+    store_partial(static_cast<uint16_t*>(tensor) + i, narrow(a, dtype == DType::kBFloat16), count);
+}
+
+}  // namespace VDM_ISA
+}  // namespace vdm
