@@ -1,0 +1,110 @@
+// Small matrix products whose operands are in the L1 and L2 caches: C (+)= A B for one panel of B.
+//
+// A tile of C stays in registers over the whole of k: 12 rows of two vectors with AVX-512, 6 of two with 16
+// registers. Each step loads two vectors of B once for all rows and broadcasts one element of A per row for
+// both, so that the multipliers and not the load ports are the limit. All tile sizes sum in the same order:
+// an element of C does not depend on how many rows are computed together.
+#pragma once
+
+#include "common/simd.h"
+
+namespace vdm {
+namespace VDM_ISA {
+
+// Panels are 32 columns (or 16, at the end) for every instruction set, so that packed matrices do not depend
+// on it.
+constexpr int kPanel = 32;
+constexpr int kHalfPanel = 16;
+
+#if defined(VDM_ISA_AVX512)
+constexpr int kGemmRows = 12;
+#else
+constexpr int kGemmRows = 6;
+#endif
+
+// Element (m, k) of A is a[m * row + k * step]: either may be the contiguous one.
+struct GemmA {
+  const float* data;
+  int64_t row, step;
+};
+
+// C[m][n] (+)= sum over k of A(m, k) b[k * b_step + n], m < kRows, n < kColumnVectors * kLanes.
+template <int kRows, int kColumnVectors, bool kAccumulate>
+VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row, int64_t k) {
+  F32 sum[kRows][kColumnVectors];
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kColumnVectors; ++v) {
+      sum[m][v] = kAccumulate ? load(c + m * c_row + v * kLanes) : splat(0.0f);
+    }
+  }
+  // Three rows share a pointer: base, base + row and base + 2 row are addressing modes.
+  const float* rows[(kRows + 2) / 3];
+#pragma GCC unroll 4
+  for (int i = 0; i < (kRows + 2) / 3; ++i) rows[i] = a.data + 3 * i * a.row;
+  for (int64_t i = 0; i < k; ++i) {
+    F32 columns[kColumnVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kColumnVectors; ++v) columns[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+      const F32 element = splat(rows[m / 3][m % 3 * a.row]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kColumnVectors; ++v) sum[m][v] = fma(element, columns[v], sum[m][v]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < (kRows + 2) / 3; ++j) rows[j] += a.step;
+    b += b_step;
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kColumnVectors; ++v) store(c + m * c_row + v * kLanes, sum[m][v]);
+  }
+}
+
+// As gemm_tile, of 1 to kGemmRows rows.
+template <int kColumnVectors, bool kAccumulate, int kRows = kGemmRows>
+VDM_INLINE void gemm_tile_of(int64_t rows, GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row,
+                             int64_t k) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return gemm_tile_of<kColumnVectors, kAccumulate, kRows - 1>(rows, a, b, b_step, c, c_row, k);
+    }
+  }
+  gemm_tile<kRows, kColumnVectors, kAccumulate>(a, b, b_step, c, c_row, k);
+}
+
+// Rows of the next tile: as many as fit, but no small rest after it (16 rows are 8 and 8, not 12 and 4).
+VDM_INLINE int64_t gemm_rows(int64_t rows) {
+  if (rows <= kGemmRows) return rows;
+  return rows < kGemmRows + kGemmRows / 2 ? (rows + 1) / 2 : kGemmRows;
+}
+
+template <int kColumnVectors, bool kAccumulate>
+VDM_INLINE void gemm_columns(int64_t rows, GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row,
+                             int64_t k) {
+  while (rows > 0) {
+    const int64_t count = gemm_rows(rows);
+    gemm_tile_of<kColumnVectors, kAccumulate>(count, a, b, b_step, c, c_row, k);
+    a.data += count * a.row;
+    c += count * c_row;
+    rows -= count;
+  }
+}
+
+// C (+)= A B of any number of rows, and kPanel or kHalfPanel columns.
+template <bool kAccumulate>
+VDM_INLINE void gemm_panel(int64_t rows, int columns, GemmA a, const float* b, int64_t b_step, float* c,
+                           int64_t c_row, int64_t k) {
+#if defined(VDM_ISA_AVX512)
+  if (columns == kHalfPanel) return gemm_columns<1, kAccumulate>(rows, a, b, b_step, c, c_row, k);
+#endif
+  for (int n = 0; n < columns; n += 2 * kLanes) {
+    gemm_columns<2, kAccumulate>(rows, a, b + n, b_step, c + n, c_row, k);
+  }
+}
+
+}  // namespace VDM_ISA
+}  // namespace vdm
