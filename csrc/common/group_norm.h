@@ -1,0 +1,48 @@
+// A modulated GroupNorm of channels-last video, folded into three numbers for each frame n and channel c:
+//
+//     ((x - mean) rstd weight + bias) (1 + scale) + shift = (x - center[n, c]) gain[n, c] + offset[n, c]
+//
+// The center is the group's mean in float32, subtracted first: that is exact where mean >> std. What the
+// rounding of the center leaves of the mean is in the offset.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace vdm {
+
+// What channel_statistics writes.
+using Statistic = float;
+
+struct GroupNorm {
+  const Statistic* statistics;  // (batch, frames, channels, 2): mean, biased variance over the pixels
+  const float* weight;          // (channels,)
+  const float* bias;            // (channels,)
+  const float* scale;           // (batch, modulation_frames, channels), or null
+  const float* shift;           // (batch, modulation_frames, channels), or null
+  int64_t batch, frames, channels, groups;
+  int64_t modulation_frames;  // frames, or 1 for all of them
+  bool video;                 // a group's statistics are over all frames of a video
+  double eps;
+
+  int64_t images() const { return batch * frames; }
+  int64_t group_channels() const { return channels / groups; }
+  // Where scale and shift have the values of an image.
+  int64_t modulation(int64_t image) const {
+    return (modulation_frames == frames ? image : image / frames) * channels;
+  }
+};
+
+// Of one group of one image.
+struct GroupMoments {
+  double mean, rstd;
+};
+
+// (batch * frames, groups), pooled over the group's channels and, with `video`, the frames: the mean is that
+// of means, the variance the mean of variances plus the variance of means (Chan et al. 1983).
+std::vector<GroupMoments> group_moments(const GroupNorm& norm);
+
+// Writes (batch * frames, channels) values each.
+void fold_group_norm(const GroupNorm& norm, float* center, float* gain, float* offset);
+
+}  // namespace vdm
