@@ -9,7 +9,7 @@ from vdm_kernels.native import set_allocator_policy
 from vdm_kernels.op import backends, use_backend
 from vdm_kernels.ops.abs_quantile import abs_quantile
 from vdm_kernels.ops.ancestral_step import ancestral_step
-from vdm_kernels.ops.channel_statistics import channel_statistics
+from vdm_kernels.ops.channel_statistics import channel_statistics, reads_statistics
 from vdm_kernels.ops.ddim_step import ddim_step
 from vdm_kernels.ops.group_norm_silu import group_norm_silu
 from vdm_kernels.ops.group_norm_silu_conv import conv_precision, group_norm_silu_conv
@@ -29,6 +29,7 @@ __all__ = [
     "group_norm_silu_conv",
     "philox_normal",
     "q_sample",
+    "reads_statistics",
     "set_allocator_policy",
     "spatial_attention",
     "temporal_attention",

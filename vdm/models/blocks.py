@@ -2,12 +2,12 @@
 
 `nn.GroupNorm` and `nn.Conv2d` hold parameters here and are not called: a 1x3x3 convolution of a channels-last
 video is a 2D convolution of its B * F frames, and normalization, SiLU, FiLM and the skip connections are part
-of the operator.
+of the operator. What makes a video also gives its channel statistics, so that a norm costs no pass over memory.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from vdm.models.attention import AttentionBlock, AttentionContext
-from vdm.models.config import VideoUNetConfig
-from vdm_kernels import group_norm_silu, group_norm_silu_conv
+from vdm.models.config import NormScope, VideoUNetConfig
+from vdm_kernels import channel_statistics, group_norm_silu, group_norm_silu_conv, reads_statistics
 
 
 def zero_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -26,6 +26,59 @@ def zero_conv(in_channels: int, out_channels: int) -> nn.Conv2d:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv
+
+
+class Features(NamedTuple):
+    """A video between two blocks and, where a norm will read them, its channel statistics.
+
+    Args:
+        video: (B, C, F, H, W) channels-last.
+        statistics: (B, F, C, 2) of `vdm_kernels.channel_statistics`, or None.
+    """
+
+    video: Tensor
+    statistics: Tensor | None = None
+
+
+def with_statistics(video: Tensor) -> Features:
+    """The features of a video that no convolution made; two norms may read them, on the way down and up."""
+    return Features(video, channel_statistics(video) if reads_statistics(video) else None)
+
+
+def convolution(
+    x: Features,
+    conv: nn.Conv2d,
+    *,
+    norm: nn.GroupNorm | None = None,
+    norm_scope: NormScope = "frame",
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    x2: Features | None = None,
+    residual: Tensor | None = None,
+    upsample: bool = False,
+) -> Features:
+    """`vdm_kernels.group_norm_silu_conv` on the parameters of two modules; statistics are handed on."""
+    statistics = None if norm is None else x.statistics
+    if statistics is not None and x2 is not None:
+        statistics = None if x2.statistics is None else torch.cat([statistics, x2.statistics], dim=2)
+    y = group_norm_silu_conv(
+        x.video,
+        conv.weight,
+        conv.bias,
+        norm_weight=None if norm is None else norm.weight,
+        norm_bias=None if norm is None else norm.bias,
+        num_groups=None if norm is None else norm.num_groups,
+        scale=scale,
+        shift=shift,
+        x2=None if x2 is None else x2.video,
+        residual=residual,
+        upsample=upsample,
+        stride=conv.stride[0],
+        norm_scope=norm_scope,
+        statistics=statistics,
+        return_statistics=reads_statistics(x.video),
+    )
+    return Features(*y) if isinstance(y, tuple) else Features(y)
 
 
 class ResidualBlock(nn.Module):
@@ -38,7 +91,6 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, config: VideoUNetConfig) -> None:
         super().__init__()
-        self.num_groups = config.num_groups
         self.norm_scope = config.norm_scope
         self.dropout = config.dropout
         self.norm1 = nn.GroupNorm(config.num_groups, in_channels)
@@ -48,55 +100,45 @@ class ResidualBlock(nn.Module):
         self.conv2 = zero_conv(out_channels, out_channels)
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def forward(self, x: Tensor, embedding: Tensor, skip: Tensor | None = None) -> Tensor:
+    def forward(self, x: Features, embedding: Tensor, skip: Features | None = None) -> Features:
         """One residual block.
 
         Args:
-            x: (B, C, F, H, W) channels-last.
+            x: (B, C, F, H, W).
             embedding: (B, E) or (B, F, E).
-            skip: (B, C', F, H, W) channels-last, concatenated to x in effect; in_channels = C + C'.
+            skip: (B, C', F, H, W), concatenated to x in effect; in_channels = C + C'.
 
         Returns:
-            (B, out_channels, F, H, W) channels-last.
+            (B, out_channels, F, H, W).
         """
         scale, shift = self.embedding(embedding).chunk(2, dim=-1)
+        second = None if skip is None else skip.video
         if self.skip is not None:
-            residual = group_norm_silu_conv(x, self.skip.weight, self.skip.bias, x2=skip)
-        else:
-            residual = x if skip is None else torch.cat([x, skip], dim=1)
-        hidden = group_norm_silu_conv(
-            x,
-            self.conv1.weight,
-            self.conv1.bias,
-            norm_weight=self.norm1.weight,
-            norm_bias=self.norm1.bias,
-            num_groups=self.num_groups,
-            x2=skip,
-            norm_scope=self.norm_scope,
-        )
+            residual = group_norm_silu_conv(x.video, self.skip.weight, self.skip.bias, x2=second)
+        else:  # no U-Net has a concatenation as wide as its block
+            residual = x.video if second is None else torch.cat([x.video, second], dim=1)
+        hidden = convolution(x, self.conv1, norm=self.norm1, norm_scope=self.norm_scope, x2=skip)
         if self.dropout > 0 and self.training:
-            hidden = group_norm_silu(
-                hidden,
+            normed = group_norm_silu(
+                hidden.video,
                 self.norm2.weight,
                 self.norm2.bias,
-                num_groups=self.num_groups,
+                num_groups=self.norm2.num_groups,
                 scale=scale,
                 shift=shift,
                 norm_scope=self.norm_scope,
+                statistics=hidden.statistics,
             )
-            hidden = functional.dropout(hidden, self.dropout)
-            return group_norm_silu_conv(hidden, self.conv2.weight, self.conv2.bias, residual=residual)
-        return group_norm_silu_conv(
+            dropped = functional.dropout(normed, self.dropout)
+            return convolution(Features(dropped), self.conv2, residual=residual)
+        return convolution(
             hidden,
-            self.conv2.weight,
-            self.conv2.bias,
-            norm_weight=self.norm2.weight,
-            norm_bias=self.norm2.bias,
-            num_groups=self.num_groups,
+            self.conv2,
+            norm=self.norm2,
+            norm_scope=self.norm_scope,
             scale=scale,
             shift=shift,
             residual=residual,
-            norm_scope=self.norm_scope,
         )
 
 
@@ -107,9 +149,9 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, F, H, W) to (B, C, F, H/2, W/2), channels-last."""
-        return group_norm_silu_conv(x, self.conv.weight, self.conv.bias, stride=2)
+    def forward(self, x: Features) -> Features:
+        """(B, C, F, H, W) to (B, C, F, H/2, W/2)."""
+        return convolution(x, self.conv)
 
 
 class Upsample(nn.Module):
@@ -119,9 +161,9 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, F, H, W) to (B, C, F, 2H, 2W), channels-last."""
-        return group_norm_silu_conv(x, self.conv.weight, self.conv.bias, upsample=True)
+    def forward(self, x: Features) -> Features:
+        """(B, C, F, H, W) to (B, C, F, 2H, 2W)."""
+        return convolution(x, self.conv, upsample=True)
 
 
 class UNetBlock(nn.Module):
@@ -136,18 +178,18 @@ class UNetBlock(nn.Module):
         self.attention = AttentionBlock(out_channels, config, level=level) if attention else None
 
     def forward(
-        self, x: Tensor, embedding: Tensor, context: AttentionContext, skip: Tensor | None = None
-    ) -> Tensor:
+        self, x: Features, embedding: Tensor, context: AttentionContext, skip: Features | None = None
+    ) -> Features:
         """One block; see `ResidualBlock.forward`."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            return cast(Tensor, checkpoint(self._forward, x, embedding, context, skip, use_reentrant=False))
+            return cast(Features, checkpoint(self._forward, x, embedding, context, skip, use_reentrant=False))
         return self._forward(x, embedding, context, skip)
 
     def _forward(
-        self, x: Tensor, embedding: Tensor, context: AttentionContext, skip: Tensor | None
-    ) -> Tensor:
+        self, x: Features, embedding: Tensor, context: AttentionContext, skip: Features | None
+    ) -> Features:
         x = self.residual(x, embedding, skip)
-        return x if self.attention is None else self.attention(x, context)
+        return x if self.attention is None else with_statistics(self.attention(x.video, context))
 
 
 class DownLevel(nn.Module):
@@ -163,7 +205,9 @@ class DownLevel(nn.Module):
         )
         self.downsample = Downsample(channels) if level < config.num_levels - 1 else None
 
-    def forward(self, x: Tensor, embedding: Tensor, context: AttentionContext) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Features, embedding: Tensor, context: AttentionContext
+    ) -> tuple[Features, list[Features]]:
         """The input of the next level, and this level's skip connections, its input first."""
         skips = [x]
         for block in self.blocks:
@@ -193,7 +237,9 @@ class UpLevel(nn.Module):
             for i in range(config.up_blocks)
         )
 
-    def forward(self, x: Tensor, skips: list[Tensor], embedding: Tensor, context: AttentionContext) -> Tensor:
+    def forward(
+        self, x: Features, skips: list[Features], embedding: Tensor, context: AttentionContext
+    ) -> Features:
         """The output of the level, from the level below and the skips of `DownLevel`, the last one first."""
         if self.upsample is not None:
             x = self.upsample(x)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vdm.models.attention import AttentionContext
-from vdm.models.blocks import DownLevel, UNetBlock, UpLevel, zero_conv
+from vdm.models.blocks import DownLevel, Features, UNetBlock, UpLevel, convolution, zero_conv
 from vdm.models.conditioning import Conditioning
 from vdm.models.conditioning_inputs import (
     TextTokens,
@@ -20,7 +20,6 @@ from vdm.models.conditioning_inputs import (
 from vdm.models.config import NormScope, RelativeBiasKind, VideoUNetConfig
 from vdm.models.embeddings import ConditioningEmbedding
 from vdm.models.relative_bias import encode_positions
-from vdm_kernels import group_norm_silu_conv
 
 _DEFAULT = VideoUNetConfig()
 
@@ -146,21 +145,15 @@ class VideoUNet(nn.Module):
         )
         dtype = self.input_conv.weight.dtype
         h = concatenate_inputs(x.to(dtype), given, known_frames=config.known_frames)
-        h = group_norm_silu_conv(h, self.input_conv.weight, self.input_conv.bias)
+        features = convolution(Features(h), self.input_conv)
         skips = []
         for level in self.down:
-            h, level_skips = level(h, embedding, context)
+            features, level_skips = level(features, embedding, context)
             skips.append(level_skips)
-        h = self.middle2(self.middle1(h, embedding, context), embedding, context)
+        features = self.middle2(self.middle1(features, embedding, context), embedding, context)
         for level in self.up:
-            h = level(h, skips.pop(), embedding, context)
-        h = group_norm_silu_conv(
-            h,
-            self.output_conv.weight,
-            self.output_conv.bias,
-            norm_weight=self.output_norm.weight,
-            norm_bias=self.output_norm.bias,
-            num_groups=config.num_groups,
-            norm_scope=config.norm_scope,
-        )
-        return h.to(x.dtype).contiguous(memory_format=torch.contiguous_format)
+            features = level(features, skips.pop(), embedding, context)
+        prediction = convolution(
+            features, self.output_conv, norm=self.output_norm, norm_scope=config.norm_scope
+        ).video
+        return prediction.to(x.dtype).contiguous(memory_format=torch.contiguous_format)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from vdm.models import VideoUNet, VideoUNetConfig
 from vdm.models.attention import AttentionContext
-from vdm.models.blocks import Downsample, ResidualBlock, UNetBlock, Upsample
+from vdm.models.blocks import Downsample, Features, ResidualBlock, UNetBlock, Upsample
 
 CONFIG = VideoUNetConfig(
     base_channels=8, channel_multipliers=(1,), attention_levels=(), head_dim=8, num_groups=4
@@ -51,6 +51,7 @@ def test_residual_block(scope: str, per_frame: bool, channels: int, skip_channel
     block = randomized(ResidualBlock(channels + skip_channels, 8, config))
     x = video(2, channels, 3, 5, 7)
     skip = video(2, skip_channels, 3, 5, 7) if skip_channels else None
+    second = None if skip is None else Features(skip)
     embedding = torch.randn(2, 3, CONFIG.embedding_dim, dtype=torch.float64)
     embedding = embedding if per_frame else embedding[:, 0]
 
@@ -65,27 +66,27 @@ def test_residual_block(scope: str, per_frame: bool, channels: int, skip_channel
     wanted = residual + conv3d(hidden, block.conv2)
 
     assert (block.skip is None) == (channels + skip_channels == 8)
-    torch.testing.assert_close(block(x, embedding, skip), wanted)
+    torch.testing.assert_close(block(Features(x), embedding, second).video, wanted)
 
 
 def test_a_new_residual_block_is_its_skip() -> None:
     block = ResidualBlock(8, 8, CONFIG)
     x = video(1, 8, 2, 4, 4).float()
-    torch.testing.assert_close(block(x, torch.randn(1, CONFIG.embedding_dim)), x)
+    torch.testing.assert_close(block(Features(x), torch.randn(1, CONFIG.embedding_dim)).video, x)
 
 
 def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(0)
     block = randomized(ResidualBlock(8, 8, replace(CONFIG, dropout=0.5)))
-    x, embedding = video(1, 8, 2, 4, 4), torch.randn(1, CONFIG.embedding_dim, dtype=torch.float64)
-    still = block.eval()(x, embedding)
-    torch.testing.assert_close(block(x, embedding), still)
+    x, embedding = Features(video(1, 8, 2, 4, 4)), torch.randn(1, CONFIG.embedding_dim, dtype=torch.float64)
+    still = block.eval()(x, embedding).video
+    torch.testing.assert_close(block(x, embedding).video, still)
     block.train()
     torch.manual_seed(1)
-    first = block(x, embedding)
+    first = block(x, embedding).video
     torch.manual_seed(2)
-    assert (block(x, embedding) - first).abs().max() > 1e-3
-    samples = torch.stack([block(x, embedding) for _ in range(400)])
+    assert (block(x, embedding).video - first).abs().max() > 1e-3
+    samples = torch.stack([block(x, embedding).video for _ in range(400)])
     # conv2 is linear, so that dropout keeps the mean; the bound is 5 standard errors.
     error = (samples.mean(0) - still).abs() / (samples.std(0) / 400**0.5)
     assert error.max() < 5
@@ -95,10 +96,11 @@ def test_downsample_and_upsample() -> None:
     torch.manual_seed(0)
     x = video(2, 4, 3, 6, 8)
     down, up = Downsample(4).double(), Upsample(4).double()
-    torch.testing.assert_close(down(x), conv3d(x, down.conv, stride=2))
-    torch.testing.assert_close(up(x), conv3d(x.repeat_interleave(2, 3).repeat_interleave(2, 4), up.conv))
-    assert down(x).shape == (2, 4, 3, 3, 4)
-    assert up(x).shape == (2, 4, 3, 12, 16)
+    smaller, larger = down(Features(x)).video, up(Features(x)).video
+    torch.testing.assert_close(smaller, conv3d(x, down.conv, stride=2))
+    torch.testing.assert_close(larger, conv3d(x.repeat_interleave(2, 3).repeat_interleave(2, 4), up.conv))
+    assert smaller.shape == (2, 4, 3, 3, 4)
+    assert larger.shape == (2, 4, 3, 12, 16)
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(make_model: Callable[..., VideoUNet]) -> None:
@@ -117,9 +119,9 @@ def test_gradient_checkpointing_runs_each_block_again_in_the_backward_pass() -> 
     block = UNetBlock(8, 8, replace(CONFIG, gradient_checkpointing=True), level=0, attention=False)
     calls = []
     block.residual.register_forward_pre_hook(lambda *_: calls.append(1))
-    x, embedding = torch.randn(1, 8, 2, 4, 4), torch.randn(1, CONFIG.embedding_dim)
+    x, embedding = Features(torch.randn(1, 8, 2, 4, 4)), torch.randn(1, CONFIG.embedding_dim)
     context = AttentionContext(positions=torch.zeros(2, 2, dtype=torch.int64))
-    out = block(x, embedding, context)
+    out = block(x, embedding, context).video
     assert len(calls) == 1
     out.sum().backward()
     assert len(calls) == 2

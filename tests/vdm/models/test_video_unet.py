@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vdm.models import Conditioning, VideoUNet
 from vdm.models.attention import CrossAttention, SpatialAttention, TemporalAttention
-from vdm.models.blocks import Downsample, ResidualBlock, UNetBlock, Upsample
+from vdm.models.blocks import Downsample, Features, ResidualBlock, UNetBlock, Upsample
 
 MakeModel = Callable[..., VideoUNet]
 
@@ -356,10 +356,11 @@ def test_hidden_videos_are_channels_last(make_model: MakeModel) -> None:
     for name, module in model.named_modules():
         if isinstance(module, ours):
 
-            def hook(_module: torch.nn.Module, inputs: tuple, output: Tensor, name: str = name) -> None:
-                videos = [
-                    value for value in (*inputs, output) if isinstance(value, Tensor) and value.ndim == 5
+            def hook(_module: torch.nn.Module, inputs: tuple, output: object, name: str = name) -> None:
+                values = [
+                    value.video if isinstance(value, Features) else value for value in (*inputs, output)
                 ]
+                videos = [value for value in values if isinstance(value, Tensor) and value.ndim == 5]
                 seen.extend((name, v.is_contiguous(memory_format=torch.channels_last_3d)) for v in videos)
 
             module.register_forward_hook(hook)

@@ -23,6 +23,14 @@ def statistics_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def reads_statistics(x: Tensor) -> bool:
+    """Whether norms of a video like `x` read given statistics: kernels do, the reference makes its own.
+
+    Without a reader they are not worth computing.
+    """
+    return CHANNEL_STATISTICS.select((x,)) != "reference"
+
+
 def channel_statistics(x: Tensor) -> Tensor:
     """Mean and variance of every frame and channel over its pixels.
 

@@ -142,6 +142,28 @@ def group_norm_silu_conv(
 ) -> tuple[Tensor, Tensor]: ...
 
 
+@overload
+def group_norm_silu_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    num_groups: int | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    x2: Tensor | None = None,
+    residual: Tensor | None = None,
+    upsample: bool = False,
+    stride: int = 1,
+    norm_scope: NormScope = "frame",
+    eps: float = 1e-5,
+    statistics: Tensor | None = None,
+    return_statistics: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
+
+
 def group_norm_silu_conv(
     x: Tensor,
     weight: Tensor,
