@@ -7,6 +7,7 @@
 
 #include "abs_quantile/abs_quantile.h"
 #include "ancestral_step/ancestral_step.h"
+#include "channel_statistics/channel_statistics.h"
 #include "common/allocator.h"
 #include "common/cpu_isa.h"
 #include "common/parallel.h"
@@ -100,6 +101,11 @@ AbsQuantileParams abs_quantile(Address x, Address out, int dtype, int64_t batch,
   return {pointer(x), pointer<float>(out), DType(dtype), batch, n, q};
 }
 
+ChannelStatisticsParams channel_statistics(Address x, Address statistics, int dtype, int64_t images,
+                                           int64_t pixels, int64_t channels) {
+  return {pointer(x), pointer<Statistic>(statistics), DType(dtype), images, pixels, channels};
+}
+
 // Defines a launcher: its arguments are those of `params`, without the interpreter's lock.
 template <typename Params, typename... Args>
 void define(py::module_& m, const char* name, void (*launch)(const Params&), Params (*params)(Args...)) {
@@ -131,6 +137,7 @@ PYBIND11_MODULE(_C, m) {
   define(m, "ddim_step_cpu", ddim_step_cpu, ddim_step);
   define(m, "ddim_step_bwd_cpu", ddim_step_bwd_cpu, ddim_step_bwd);
   define(m, "abs_quantile_cpu", abs_quantile_cpu, abs_quantile);
+  define(m, "channel_statistics_cpu", channel_statistics_cpu, channel_statistics);
 
 #ifdef VDM_HAS_CUDA
   define(m, "philox_normal_cuda", philox_normal_cuda, philox_normal);
