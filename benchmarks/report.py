@@ -129,7 +129,7 @@ def _limits(info: Mapping[str, Any]) -> str | None:
     if "limit" not in info:
         return None
     limit = info["limit"]
-    copy, product = f"{limit['gbps']:.1f} GB/s copy", f"{limit['tflops']:.3g} TFLOP/s matrix product"
+    copy, product = f"{limit['gbps']:.1f} GB/s copy", f"{limit['tflops']:.3g} TFLOP/s arithmetic"
     return f"limits of {info['device']} in {info['dtype']}: {copy}, {product}"
 
 

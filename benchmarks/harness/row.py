@@ -5,7 +5,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -130,7 +130,7 @@ class Row:
         backend = self.key.backend
         try:
             with record_backends() as served:
-                run = bind(function, workload.inputs, self.key.direction)
+                run = bind(function, workload, self.key.direction)
                 result = tensors_of(run())
         except Exception as error:
             refused = isinstance(error, ValueError) and "backend cannot run this call" in str(error)
@@ -184,6 +184,7 @@ class Row:
             return
         seconds = self.benchmark.stats.stats.median
         ceiling = measure_ceiling(self.key.device, self.key.dtype)
+        info["bytes"], info["flops"] = work.num_bytes, work.flops
         info["gbps"] = work.num_bytes / seconds / 1e9
         if work.flops:
             info["tflops"] = work.flops / seconds / 1e12
@@ -191,8 +192,11 @@ class Row:
         info["limit"] = {"gbps": ceiling.bytes_per_second / 1e9, "tflops": ceiling.flops_per_second / 1e12}
 
 
-def bind(function: Function, inputs: tuple[Tensor, ...], direction: str) -> Callable[[], object]:
-    """The call to time: `fwd` without a graph; `bwd` alone, over a graph that is kept; `step` as it is."""
+def bind(function: Function, workload: Workload, direction: str) -> Callable[[], object]:
+    """The call to time: `fwd` without a graph; `bwd`, `dx` alone, over a graph that is kept; `step` as it is."""
+    inputs = workload.inputs
+    if direction == "dx":
+        inputs = tuple(x if i in workload.activations else x.detach() for i, x in enumerate(inputs))
     if direction == "fwd":
 
         def forward() -> object:
@@ -200,7 +204,7 @@ def bind(function: Function, inputs: tuple[Tensor, ...], direction: str) -> Call
                 return function(*inputs)
 
         return forward
-    if direction == "bwd":
+    if direction in ("bwd", "dx"):
         outputs = [tensor for tensor in tensors_of(function(*inputs)) if tensor.requires_grad]
         leaves = [tensor for tensor in inputs if tensor.requires_grad]
         generator = torch.Generator(outputs[0].device).manual_seed(1)
@@ -223,9 +227,10 @@ def expected_result(workload: Workload, key: RowKey) -> list[Tensor]:
         tensor.detach().float().requires_grad_(tensor.requires_grad) if tensor.is_floating_point() else tensor
         for tensor in workload.inputs
     )
+    workload = replace(workload, inputs=inputs)
     with vdm_kernels.use_backend("reference"):
         return [
-            tensor.detach().clone() for tensor in tensors_of(bind(workload.call, inputs, key.direction)())
+            tensor.detach().clone() for tensor in tensors_of(bind(workload.call, workload, key.direction)())
         ]
 
 

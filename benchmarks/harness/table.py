@@ -19,7 +19,7 @@ class Table:
         op: the op's name, as in `vdm_kernels`.
         cpu, cuda: sizes of the full run on that device.
         quick: the one size of `--quick`, on every device.
-        directions: `fwd`, `bwd` or `step`.
+        directions: `fwd`, `bwd`, `dx` (the gradient of the layer's input alone) or `step`.
         baselines: what PyTorch itself offers, beside the libraries, and our reference.
         ours: the rows of ours, per device.
         libraries: names of the calls that a user would make instead; a `Workload` has one of each name.

@@ -31,6 +31,7 @@ class Workload:
         call: the op's public function; under `use_backend("reference")` it is also the expected result.
         plain: the same as a user writes it in PyTorch: the `eager` row, and what `torch.compile` is given.
         inputs: those to differentiate require a gradient.
+        activations: the positions of those that came from the layers before: a `dx` row differentiates them alone.
         work: the least work, by direction.
         libraries: per name in the table, another call that a user could make, or why there is none here.
         random: the baselines draw noise of their own, so that they agree with `call` in mean and spread only.
@@ -42,6 +43,7 @@ class Workload:
     call: Function
     plain: Function
     inputs: tuple[Tensor, ...]
+    activations: tuple[int, ...] = (0,)
     work: Mapping[str, Work] = field(default_factory=dict)
     libraries: Mapping[str, Function | str] = field(default_factory=dict)
     random: bool = False

@@ -110,7 +110,7 @@ def test_baselines_stand_before_ours(report: ModuleType, results: Path) -> None:
 def test_header_names_the_machine_once(report: ModuleType, results: Path) -> None:
     text = report.tables(report.load([results]))
     assert text.count("cpu: a processor, 2 CPU threads; torch 2.13.0") == 1
-    assert text.count("limits of cpu in float32: 37.7 GB/s copy, 0.233 TFLOP/s matrix product") == 1
+    assert text.count("limits of cpu in float32: 37.7 GB/s copy, 0.233 TFLOP/s arithmetic") == 1
 
 
 def test_minimum_instead_of_median(report: ModuleType, results: Path) -> None:
