@@ -1,6 +1,6 @@
 """Tables and plots from the JSON of `pytest benchmarks/ --benchmark-only --benchmark-json results.json`.
 
-python benchmarks/report.py results.json --out report/             tables in report/report.md, one PNG per op
+python benchmarks/report.py results.json --out report/             tables in report/report.md, PNGs of each op
 python benchmarks/report.py after.json --before before.json --out report/      what changed between two runs
 """
 
@@ -51,6 +51,8 @@ class Result:
     gbps: float | None
     tflops: float | None
     share_of_limit: float | None
+    intensity: float | None = None  # FLOP per byte of the definition
+    limit: tuple[float, float] | None = None  # GB/s and TFLOP/s of the machine
 
     @property
     def group(self) -> tuple[str, str, str, str, str]:
@@ -116,6 +118,8 @@ def _result(row: Mapping[str, Any], path: Path, statistic: str) -> Result:
         gbps=info.get("gbps"),
         tflops=info.get("tflops"),
         share_of_limit=info.get("share_of_limit"),
+        intensity=info["flops"] / info["bytes"] if info.get("flops") else None,
+        limit=(info["limit"]["gbps"], info["limit"]["tflops"]) if "limit" in info else None,
     )
 
 
@@ -276,6 +280,57 @@ def plot(run: Run, folder: Path) -> list[Path]:
     return paths
 
 
+def rooflines(run: Run, folder: Path) -> list[Path]:
+    """One PNG per op, device and dtype that has arithmetic to speak of: rate against FLOP per byte, under the roof.
+
+    The rate counts the FLOP of the definition: a kernel that needs fewer of them, as Winograd convolution
+    does, may stand above the roof.
+    """
+    figures: dict[tuple[str, str, str], list[Result]] = {}
+    for row in run.results:
+        if row.intensity is not None and row.limit is not None and row.tflops is not None:
+            figures.setdefault((row.op, row.device, row.dtype), []).append(row)
+    paths = []
+    for (op, device, dtype), rows in figures.items():
+        figure, axis = plt.subplots(figsize=(7.5, 5), layout="constrained")
+        _roof(axis, rows)
+        backends = list(dict.fromkeys(row.backend for row in sorted(rows, key=_backend_order)))
+        for backend, colour in _colours(backends).items():
+            for direction, marker in zip(("fwd", "dx", "bwd", "step"), "o^sD"):
+                points = [row for row in rows if (row.backend, row.direction) == (backend, direction)]
+                x = [row.intensity or math.nan for row in points]
+                y = [row.tflops or math.nan for row in points]
+                label = f"{backend} {direction}" if points else None
+                axis.scatter(x, y, s=26, color=colour, marker=marker, label=label, alpha=0.85, linewidths=0)
+        axis.set_xlabel("FLOP per byte that has to move")
+        axis.set_ylabel("TFLOP/s of the definition")
+        axis.legend(fontsize=7, ncols=2, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_title(f"{op}, {device}, {dtype}", fontsize=10)
+        path = folder / f"{op}-roofline-{device}-{dtype}.png"
+        figure.savefig(path, dpi=120)
+        plt.close(figure)
+        paths.append(path)
+    return paths
+
+
+def _roof(axis: Axes, rows: Sequence[Result]) -> None:
+    """The machine's limits, in the units of the plot; the largest that any row was measured with."""
+    gbps, tflops = (max(row.limit[i] for row in rows if row.limit is not None) for i in (0, 1))
+    intensities = [row.intensity for row in rows if row.intensity is not None]
+    low, high = min(intensities) / 3, max(intensities) * 3
+    ridge = tflops * 1e3 / gbps
+    corners = [low, ridge, high] if low < ridge < high else [low, high]
+    roof = [min(tflops, gbps * x / 1e3) for x in corners]
+    axis.loglog(corners, roof, color="black", linewidth=1.0)
+    axis.annotate(
+        f"{gbps:.0f} GB/s copy, {tflops:.3g} TFLOP/s arithmetic",
+        (corners[0], roof[0]),
+        fontsize=7,
+        va="bottom",
+    )
+
+
 def _colours(backends: Iterable[str]) -> dict[str, str]:
     libraries = iter(LIBRARY_COLOURS * 3)
     return {backend: COLOURS.get(backend) or next(libraries) for backend in backends}
@@ -325,7 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     text = tables(run)
-    paths = plot(run, options.out)
+    paths = [*plot(run, options.out), *rooflines(run, options.out)]
     text += "\n".join(f"![{path.stem}]({path.name})" for path in paths) + "\n"
     (options.out / "report.md").write_text(text, encoding="utf-8")
     if before is not None:

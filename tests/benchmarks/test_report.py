@@ -196,3 +196,17 @@ def test_unusable_input_is_one_clear_error(tmp_path: Path, content: str, message
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_roofline_has_a_picture_where_there_is_arithmetic(report: ModuleType, tmp_path: Path) -> None:
+    limit = {"gbps": 40.0, "tflops": 0.4}
+    rows = [
+        row(backend, 0.001, op="conv", direction=direction, tflops=0.3, bytes=1e6, flops=3e8, limit=limit)
+        for backend in ("eager", "native")
+        for direction in ("fwd", "dx")
+    ]
+    plain = row("native", 0.001, gbps=18.87, bytes=1e6, flops=0, limit=limit)
+    paths = report.rooflines(report.load([write(tmp_path / "results.json", *rows, plain)]), tmp_path)
+    assert [path.name for path in paths] == ["conv-roofline-cpu-float32.png"]
+    with Image.open(paths[0]) as picture:
+        assert len(set(picture.convert("RGB").resize((150, 100)).getdata())) > 3
