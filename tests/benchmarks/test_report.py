@@ -209,4 +209,4 @@ def test_roofline_has_a_picture_where_there_is_arithmetic(report: ModuleType, tm
     paths = report.rooflines(report.load([write(tmp_path / "results.json", *rows, plain)]), tmp_path)
     assert [path.name for path in paths] == ["conv-roofline-cpu-float32.png"]
     with Image.open(paths[0]) as picture:
-        assert len(set(picture.convert("RGB").resize((150, 100)).getdata())) > 3
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 3
