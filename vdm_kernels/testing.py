@@ -44,8 +44,7 @@ class Sample:
 
     def to_float64(self, op: Op) -> Sample:
         """The same call in double precision; constants such as logsnr keep their dtype."""
-        names = [*self.differentiable(op), *({"statistics"} & self.arguments.keys())]
-        double: dict[str, Any] = {name: self.arguments[name].double() for name in names}
+        double: dict[str, Any] = {name: self.arguments[name].double() for name in self.differentiable(op)}
         if "dtype" in self.arguments:
             double["dtype"] = torch.float64
         return replace(self, arguments={**self.arguments, **double})

@@ -16,4 +16,4 @@ def channel_statistics(x: Tensor) -> Tensor:
     rest = pixels - mean
     correction = rest.mean(2, keepdim=True)
     variance = (rest - correction).square().mean(2)
-    return torch.stack([(mean + correction).squeeze(2), variance], dim=-1)
+    return torch.stack([(mean.double() + correction).squeeze(2), variance.double()], dim=-1)

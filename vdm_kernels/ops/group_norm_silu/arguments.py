@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vdm_kernels import checks
-from vdm_kernels.ops.channel_statistics import channel_statistics, statistics_dtype
+from vdm_kernels.ops.channel_statistics import channel_statistics
 
 
 def norm_arguments(
@@ -43,7 +43,7 @@ def statistics_argument(op: str, statistics: Tensor | None, x: Tensor, channels:
     shape = (x.shape[0], x.shape[2], channels, 2)
     checks.shape(op, "statistics", statistics, shape, "(B, F, C, 2)")
     checks.device(op, "statistics", statistics, x.device)
-    checks.dtype(op, "statistics", statistics, statistics_dtype(x))
+    checks.dtype(op, "statistics", statistics, torch.float64)
     return statistics.detach().contiguous()
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
-from vdm_kernels.ops.channel_statistics import statistics_dtype
 from vdm_kernels.ops.group_norm_silu import NormScope
 from vdm_kernels.ops.group_norm_silu.arguments import joint_statistics, norm_arguments, statistics_argument
 from vdm_kernels.ops.group_norm_silu_conv import reference
@@ -51,7 +50,7 @@ def _fake(
     shape = _output_shape(x, weight, upsample, stride)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
     rows = (shape[0], shape[2], shape[1], 2) if return_statistics else (0,)
-    return y, x.new_empty(rows, dtype=statistics_dtype(x))
+    return y, x.new_empty(rows, dtype=torch.float64)
 
 
 def _fake_bwd(
