@@ -12,6 +12,7 @@
 #include "common/cpu_isa.h"
 #include "common/parallel.h"
 #include "ddim_step/ddim_step.h"
+#include "group_norm_silu/group_norm_silu.h"
 #include "philox_normal/philox_normal.h"
 #include "q_sample/q_sample.h"
 
@@ -106,6 +107,56 @@ ChannelStatisticsParams channel_statistics(Address x, Address statistics, int dt
   return {pointer(x), pointer<Statistic>(statistics), DType(dtype), images, pixels, channels};
 }
 
+GroupNorm group_norm(Address statistics, Address weight, Address bias, Address scale, Address shift,
+                     int64_t batch, int64_t frames, int64_t channels, int64_t groups,
+                     int64_t modulation_frames, bool video, double eps) {
+  return {pointer<Statistic>(statistics),
+          pointer<float>(weight),
+          pointer<float>(bias),
+          pointer<float>(scale),
+          pointer<float>(shift),
+          batch,
+          frames,
+          channels,
+          groups,
+          modulation_frames,
+          video,
+          eps};
+}
+
+GroupNormSiluParams group_norm_silu(Address x, Address a, int dtype, int64_t pixels, Address statistics,
+                                    Address weight, Address bias, Address scale, Address shift, int64_t batch,
+                                    int64_t frames, int64_t channels, int64_t groups,
+                                    int64_t modulation_frames, bool video, double eps) {
+  return {pointer(x), pointer(a), DType(dtype), pixels,
+          group_norm(statistics, weight, bias, scale, shift, batch, frames, channels, groups,
+                     modulation_frames, video, eps)};
+}
+
+GroupNormSiluBackwardParams group_norm_silu_bwd(Address da, Address x, Address x2, Address dx, Address dx2,
+                                                Address dweight, Address dbias, Address dscale,
+                                                Address dshift, int da_dtype, int dtype, int64_t pixels,
+                                                int64_t x_channels, Address statistics, Address weight,
+                                                Address bias, Address scale, Address shift, int64_t batch,
+                                                int64_t frames, int64_t channels, int64_t groups,
+                                                int64_t modulation_frames, bool video, double eps) {
+  return {pointer(da),
+          pointer(x),
+          pointer(x2),
+          pointer(dx),
+          pointer(dx2),
+          pointer<float>(dweight),
+          pointer<float>(dbias),
+          pointer<float>(dscale),
+          pointer<float>(dshift),
+          DType(da_dtype),
+          DType(dtype),
+          pixels,
+          x_channels,
+          group_norm(statistics, weight, bias, scale, shift, batch, frames, channels, groups,
+                     modulation_frames, video, eps)};
+}
+
 // Defines a launcher: its arguments are those of `params`, without the interpreter's lock.
 template <typename Params, typename... Args>
 void define(py::module_& m, const char* name, void (*launch)(const Params&), Params (*params)(Args...)) {
@@ -138,6 +189,8 @@ PYBIND11_MODULE(_C, m) {
   define(m, "ddim_step_bwd_cpu", ddim_step_bwd_cpu, ddim_step_bwd);
   define(m, "abs_quantile_cpu", abs_quantile_cpu, abs_quantile);
   define(m, "channel_statistics_cpu", channel_statistics_cpu, channel_statistics);
+  define(m, "group_norm_silu_cpu", group_norm_silu_cpu, group_norm_silu);
+  define(m, "group_norm_silu_bwd_cpu", group_norm_silu_bwd_cpu, group_norm_silu_bwd);
 
 #ifdef VDM_HAS_CUDA
   define(m, "philox_normal_cuda", philox_normal_cuda, philox_normal);

@@ -1,52 +1,41 @@
-// Two stages, so that all threads work on a single image and the result does not depend on their number:
-// shifted sums of blocks of pixels in float32, then their combination in double in the blocks' order.
-#include <algorithm>
+// Two stages: shifted sums of blocks of pixels in float32, then their combination in double in the blocks'
+// order.
 #include <memory>
 #include <vector>
 
 #include "channel_statistics/channel_statistics.h"
 #include "channel_statistics/channel_statistics_simd.h"
-#include "common/parallel.h"
+#include "common/pixel_blocks.h"
 
 namespace vdm {
 namespace {
 
-constexpr int64_t kBlockPixels = 256;         // float32 sums of this many are good to 1e-6
-constexpr int64_t kGrain = int64_t{1} << 15;  // elements that pay for a thread
-constexpr int64_t kMostLanes = 16;
-
-// The partial sums of all blocks of one image.
-struct BlockSums {
-  const float* sums;  // (blocks, 3, stride)
-  int64_t stride, pixels, channels;
-
-  // Calls body(pixels of the block, its ShiftedSums).
-  template <typename Body>
-  void each(const Body& body) const {
-    const float* block = sums;
-    for (int64_t begin = 0; begin < pixels; begin += kBlockPixels, block += 3 * stride)
-      body(static_cast<double>(std::min(kBlockPixels, pixels - begin)), block, block + stride,
-           block + 2 * stride);
-  }
-};
-
-void combine(const BlockSums& blocks, Statistic* statistics) {
+// Combines the sums of one image, (blocks, 3, channels rounded up).
+void combine(const PixelBlocks& blocks, const float* sums, Statistic* statistics) {
   const size_t channels = static_cast<size_t>(blocks.channels);
+  const int64_t stride = blocks.sums_stride();
   const double share = 1.0 / static_cast<double>(blocks.pixels);
-  std::vector<double> mean(channels), squares(channels);
-  blocks.each([&](double pixels, const float* shift, const float* sum, const float*) {
+  const auto each_block = [&](const auto& body) {
+    for (int64_t b = 0; b < blocks.per_image(); ++b) {
+      const float* block = sums + 3 * b * stride;
+      const int64_t pixels = std::min(kBlockPixels, blocks.pixels - b * kBlockPixels);
+      body(static_cast<double>(pixels), block, block + stride, block + 2 * stride);
+    }
+  };
+  std::vector<double> mean(channels), deviation(channels);
+  each_block([&](double pixels, const float* shift, const float* sum, const float*) {
     for (size_t c = 0; c < channels; ++c) mean[c] += pixels * shift[c] + sum[c];
   });
   for (double& value : mean) value *= share;
   // sum (x - mean)^2 = sum (x - shift)^2 + d (2 sum (x - shift) + pixels d) with d = shift - mean
-  blocks.each([&](double pixels, const float* shift, const float* sum, const float* square) {
+  each_block([&](double pixels, const float* shift, const float* sum, const float* squares) {
     for (size_t c = 0; c < channels; ++c) {
       const double d = shift[c] - mean[c];
-      squares[c] += square[c] + d * (2.0 * sum[c] + pixels * d);
+      deviation[c] += squares[c] + d * (2.0 * sum[c] + pixels * d);
     }
   });
   for (size_t c = 0; c < channels; ++c) {
-    const double variance = squares[c] * share;
+    const double variance = deviation[c] * share;
     statistics[2 * c] = static_cast<Statistic>(mean[c]);
     statistics[2 * c + 1] = static_cast<Statistic>(variance < 0.0 ? 0.0 : variance);  // NaN stays
   }
@@ -55,26 +44,19 @@ void combine(const BlockSums& blocks, Statistic* statistics) {
 }  // namespace
 
 void channel_statistics_cpu(const ChannelStatisticsParams& params) {
-  const int64_t channels = params.channels, pixels = params.pixels;
-  const int64_t stride = (channels + kMostLanes - 1) / kMostLanes * kMostLanes;
-  const int64_t blocks = (pixels + kBlockPixels - 1) / kBlockPixels;
-  const std::unique_ptr<float[]> sums(new float[static_cast<size_t>(params.images * blocks * 3 * stride)]);
-  const int64_t image_bytes = pixels * channels * size_of(params.dtype);
+  const PixelBlocks blocks = {params.images, params.pixels, params.channels};
+  const int64_t stride = blocks.sums_stride();
+  const int64_t image_bytes = params.pixels * params.channels * size_of(params.dtype);
+  const std::unique_ptr<float[]> sums(new float[static_cast<size_t>(blocks.count() * 3 * stride)]);
   const auto kernel = VDM_SIMD(sum_channels);
-  const int64_t block_elements = std::max<int64_t>(1, std::min(pixels, kBlockPixels) * channels);
-  parallel_for(params.images * blocks, kGrain / block_elements, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t begin = i % blocks * kBlockPixels;
-      float* block = sums.get() + i * 3 * stride;
-      kernel(static_cast<const char*>(params.x) + i / blocks * image_bytes, params.dtype, channels, begin,
-             std::min(pixels, begin + kBlockPixels), {block, block + stride, block + 2 * stride});
-    }
+  blocks.each([&](const PixelBlock& block) {
+    float* shift = sums.get() + block.index * 3 * stride;
+    kernel(static_cast<const char*>(params.x) + block.image * image_bytes, params.dtype, params.channels,
+           block.begin, block.end, {shift, shift + stride, shift + 2 * stride});
   });
-  const int64_t combined = std::max<int64_t>(1, blocks * channels);
-  parallel_for(params.images, kGrain / combined, [&](int64_t first, int64_t last) {
-    for (int64_t image = first; image < last; ++image)
-      combine({sums.get() + image * blocks * 3 * stride, stride, pixels, channels},
-              params.statistics + image * channels * 2);
+  blocks.each_image([&](int64_t image) {
+    combine(blocks, sums.get() + image * blocks.per_image() * 3 * stride,
+            params.statistics + image * params.channels * 2);
   });
 }
 

@@ -18,8 +18,7 @@ struct Rows {
   int64_t channels;
 
   VDM_MEMBER F32 read(int64_t pixel, int64_t c, int lanes) const {
-    const int64_t i = pixel * channels + c;
-    return lanes == kLanes ? load(x, dtype, i) : load_partial(x, dtype, i, lanes);
+    return load_partial(x, dtype, pixel * channels + c, lanes);
   }
 };
 
@@ -27,7 +26,7 @@ VDM_INLINE int lanes_from(int64_t c, int64_t channels) {
   return static_cast<int>(channels - c < kLanes ? channels - c : kLanes);
 }
 
-VDM_INLINE void start(const Rows& rows, int64_t begin, int64_t end, const ShiftedSums& sums) {
+VDM_INLINE void start(Rows rows, int64_t begin, int64_t end, ShiftedSums sums) {
   const int count = static_cast<int>(end - begin < kRows ? end - begin : kRows);
   const F32 share = splat(1.0f / static_cast<float>(count));
   for (int64_t c = 0; c < rows.channels; c += kLanes) {
@@ -43,8 +42,8 @@ VDM_INLINE void start(const Rows& rows, int64_t begin, int64_t end, const Shifte
 
 // Adds `count` pixels.
 template <int count>
-VDM_INLINE void add(const Rows& rows, int64_t pixel, const ShiftedSums& sums) {
-  const auto add_channels = [&](int64_t c, int lanes) __attribute__((always_inline)) {
+VDM_INLINE void add(Rows rows, int64_t pixel, ShiftedSums sums) {
+  const auto add_channels = [&](int64_t c, int lanes) VDM_LAMBDA {
     const F32 shift = load(sums.shift + c);
     F32 sum = splat(0.0f), squares = sum;
 #pragma GCC unroll 8
@@ -65,11 +64,13 @@ VDM_INLINE void add(const Rows& rows, int64_t pixel, const ShiftedSums& sums) {
 
 void sum_channels(const void* x, DType dtype, int64_t channels, int64_t begin, int64_t end,
                   const ShiftedSums& sums) {
-  const Rows rows = {x, dtype, channels};
-  start(rows, begin, end, sums);
-  int64_t pixel = begin;
-  for (; pixel + kRows <= end; pixel += kRows) add<kRows>(rows, pixel, sums);
-  for (; pixel < end; ++pixel) add<1>(rows, pixel, sums);
+  with_constant(dtype, [=](DType constant) VDM_LAMBDA {
+    const Rows rows = {x, constant, channels};
+    start(rows, begin, end, sums);
+    int64_t pixel = begin;
+    for (; pixel + kRows <= end; pixel += kRows) add<kRows>(rows, pixel, sums);
+    for (; pixel < end; ++pixel) add<1>(rows, pixel, sums);
+  });
 }
 
 }  // namespace VDM_ISA

@@ -1,4 +1,4 @@
-// exp, sigmoid and SiLU in vectors.
+// SiLU and what it is made of, in vectors.
 #pragma once
 
 #include "common/simd.h"
@@ -9,36 +9,40 @@ namespace VDM_ISA {
 // e^a and e^-a are normal numbers for |a| up to this.
 constexpr float kExpLimit = 87.0f;
 
-// e^a within 1 ulp (2 without FMA), for |a| <= kExpLimit; NaN stays NaN. a = n ln 2 + r with |r| <= ln 2 / 2:
-// adding 1.5 2^23 rounds to the integer n, and adding 127 besides leaves 2^n's exponent in the low bits. ln 2
-// is split so that n times the first part is exact.
-VDM_INLINE F32 exp(F32 a) {
+// e^-a within 1 ulp (2 without FMA), for |a| <= kExpLimit; NaN stays NaN. -a = n ln 2 - r with |r| <= ln 2 /
+// 2: adding 1.5 2^23 rounds to the integer n, and adding 127 besides leaves 2^n's exponent in the low bits.
+// ln 2 is split so that n times the first part is exact.
+VDM_INLINE F32 exp_minus(F32 a) {
   const F32 shift = splat(0x1.8p23f + 127.0f);
-  const F32 shifted = fma(a, splat(1.44269504f), shift);
+  const F32 shifted = fma(a, splat(-1.44269504f), shift);
   const F32 n = shifted - shift;
-  const F32 r = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), a));
-  F32 p = fma(splat(1.38131448e-3f), r, splat(8.36941879e-3f));
+  const F32 r = fma(n, splat(-2.12194440e-4f), fma(n, splat(0.693359375f), a));
+  F32 p = fma(splat(1.38131448e-3f), r, splat(-8.36941879e-3f));
   p = fma(p, r, splat(4.16684560e-2f));
-  p = fma(p, r, splat(1.66665152e-1f));
+  p = fma(p, r, splat(-1.66665152e-1f));
   p = fma(p, r, splat(4.99999940e-1f));
-  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(-1.0f));
   p = fma(p, r, splat(1.0f));
   return p * as_float(bits(shifted) << 23);
 }
 
-VDM_INLINE F32 sigmoid(F32 a) {
-  return reciprocal(splat(1.0f) + exp(splat(0.0f) - clip(a, splat(kExpLimit))));
-}
+// For |a| <= kExpLimit.
+VDM_INLINE F32 bounded_sigmoid(F32 a) { return reciprocal(splat(1.0f) + exp_minus(a)); }
 
-// a sigmoid(a): below -kExpLimit it is as there, where it is 1e-36.
-VDM_INLINE F32 silu(F32 a) { return max(splat(-kExpLimit), a) * sigmoid(a); }
+VDM_INLINE F32 sigmoid(F32 a) { return bounded_sigmoid(clip(a, splat(kExpLimit))); }
+
+// a sigmoid(a); below -kExpLimit as there, where it is -1e-36.
+VDM_INLINE F32 silu(F32 a) {
+  a = max(splat(-kExpLimit), a);
+  return a * bounded_sigmoid(min(splat(kExpLimit), a));
+}
 
 // The derivative of SiLU, sigmoid(a) (1 + a (1 - sigmoid(a))), without cancellation: with e = e^-a and s = 1
 // / (1 + e), 1 - s is s e.
 VDM_INLINE F32 silu_derivative(F32 a) {
-  const F32 clipped = clip(a, splat(kExpLimit));
-  const F32 e = exp(splat(0.0f) - clipped), s = reciprocal(splat(1.0f) + e);
-  return s * fma(clipped * s, e, splat(1.0f));
+  a = clip(a, splat(kExpLimit));
+  const F32 e = exp_minus(a), s = reciprocal(splat(1.0f) + e);
+  return s * fma(a * s, e, splat(1.0f));
 }
 
 }  // namespace VDM_ISA

@@ -40,18 +40,15 @@ std::vector<GroupMoments> group_moments(const GroupNorm& norm) {
 void fold_group_norm(const GroupNorm& norm, float* center, float* gain, float* offset) {
   const std::vector<GroupMoments> moments = group_moments(norm);
   for (int64_t image = 0; image < norm.images(); ++image) {
-    const float* scale = norm.scale ? norm.scale + norm.modulation(image) : nullptr;
-    const float* shift = norm.shift ? norm.shift + norm.modulation(image) : nullptr;
     for (int64_t g = 0; g < norm.groups; ++g) {
-      const auto [mean, rstd] = moments[static_cast<size_t>(image * norm.groups + g)];
-      const float rounded = static_cast<float>(mean);
+      const GroupMoments& group = moments[static_cast<size_t>(image * norm.groups + g)];
       for (int64_t c = g * norm.group_channels(); c < (g + 1) * norm.group_channels(); ++c) {
-        const double factor = scale ? 1.0 + double{scale[c]} : 1.0, k = rstd * norm.weight[c] * factor;
-        const double moved = norm.bias[c] * factor + (shift ? double{shift[c]} : 0.0);
+        const double factor = norm.factor(image, c), k = group.rstd * norm.weight[c] * factor;
+        const double moved = norm.bias[c] * factor + norm.added(image, c);
         const int64_t i = image * norm.channels + c;
-        center[i] = rounded;
+        center[i] = group.center();
         gain[i] = static_cast<float>(k);
-        offset[i] = static_cast<float>(moved - (mean - double{rounded}) * k);
+        offset[i] = static_cast<float>(moved - group.beyond_center() * k);
       }
     }
   }

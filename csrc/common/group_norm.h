@@ -27,7 +27,13 @@ struct GroupNorm {
 
   int64_t images() const { return batch * frames; }
   int64_t group_channels() const { return channels / groups; }
-  // Where scale and shift have the values of an image.
+  // 1 + scale and shift of an image's channel.
+  double factor(int64_t image, int64_t c) const {
+    return scale ? 1.0 + double{scale[modulation(image) + c]} : 1.0;
+  }
+  double added(int64_t image, int64_t c) const { return shift ? double{shift[modulation(image) + c]} : 0.0; }
+
+ private:
   int64_t modulation(int64_t image) const {
     return (modulation_frames == frames ? image : image / frames) * channels;
   }
@@ -36,6 +42,9 @@ struct GroupNorm {
 // Of one group of one image.
 struct GroupMoments {
   double mean, rstd;
+
+  float center() const { return static_cast<float>(mean); }
+  double beyond_center() const { return mean - double{center()}; }
 };
 
 // (batch * frames, groups), pooled over the group's channels and, with `video`, the frames: the mean is that

@@ -8,7 +8,7 @@
 //     load_partial, store_partial the first `count` lanes, 0 <= count <= kLanes; the others are zero
 //     + - * & ^ << >>             lane-wise; << and >> by a constant, >> is logical
 //     fma(a, b, c)                a * b + c
-//     max(a, b)                   b where either is NaN
+//     min, max(a, b)              b where either is NaN
 //     reciprocal(a)               within 1 ulp, for normal a whose reciprocal is normal; NaN stays NaN
 //     mul_lo32(a, b)              U64: product of the low halves of each 64-bit lane
 //     zip_lo32, zip_hi32          U32: low (high) halves of the 64-bit lanes of two U64, alternately
@@ -32,6 +32,7 @@
 
 #define VDM_INLINE static inline __attribute__((always_inline))
 #define VDM_MEMBER inline __attribute__((always_inline))
+#define VDM_LAMBDA __attribute__((always_inline))
 
 #if defined(VDM_ISA_AVX512)
 #  include "common/simd_avx512.h"

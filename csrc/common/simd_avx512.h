@@ -55,6 +55,7 @@ VDM_INLINE F32 operator-(F32 a, F32 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 VDM_INLINE F32 operator*(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
 VDM_INLINE F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 VDM_INLINE F32 sqrt(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
+VDM_INLINE F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
 VDM_INLINE F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
 // 14 bits, doubled by a Newton step: cheaper than a division.
 VDM_INLINE F32 reciprocal(F32 a) {

@@ -98,10 +98,11 @@ VDM_INLINE U32 operator<<(U32 a, int n) { return {a.v << n}; }
 VDM_INLINE U32 operator>>(U32 a, int n) { return {a.v >> n}; }
 VDM_INLINE U32 shift_right_signed(U32 a, int n) { return {(u32x4)((i32x4)a.v >> n)}; }
 VDM_INLINE U32 select(u32x4 mask, U32 a, U32 b) { return {(mask & a.v) | (~mask & b.v)}; }
-VDM_INLINE F32 max(F32 a, F32 b) {
-  const u32x4 above = (u32x4)(a.v > b.v);
-  return {(f32x4)((above & (u32x4)a.v) | (~above & (u32x4)b.v))};
+VDM_INLINE F32 select(u32x4 mask, F32 a, F32 b) {
+  return {(f32x4)select(mask, U32{(u32x4)a.v}, U32{(u32x4)b.v}).v};
 }
+VDM_INLINE F32 min(F32 a, F32 b) { return select((u32x4)(a.v < b.v), a, b); }
+VDM_INLINE F32 max(F32 a, F32 b) { return select((u32x4)(a.v > b.v), a, b); }
 VDM_INLINE F32 reciprocal(F32 a) { return {1.0f / a.v}; }
 
 // Bit i: low <= lane i <= high; for values below 2^31.

@@ -1,0 +1,182 @@
+"""`group_norm_silu` in C++."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vdm_kernels.native import DTYPE_CODES, launch, pointer, unsupported
+from vdm_kernels.ops.channel_statistics.native import channel_statistics
+
+
+class NormTensors(NamedTuple):
+    """The tensors of a modulated GroupNorm as the kernels read them: contiguous float32, or None."""
+
+    statistics: Tensor  # (B, F, C, 2)
+    weight: Tensor  # (C,)
+    bias: Tensor  # (C,)
+    scale: Tensor | None  # (B, F or 1, C), as shift
+    shift: Tensor | None
+
+    @property
+    def modulation_frames(self) -> int:
+        """How many frames scale and shift tell apart."""
+        modulation = self.shift if self.scale is None else self.scale
+        return 1 if modulation is None else modulation.shape[1]
+
+    def arguments(self, num_groups: int, norm_scope: str, eps: float) -> tuple[int | float | bool, ...]:
+        """Those of `group_norm` in csrc/bindings.cpp."""
+        sizes = (*self.statistics.shape[:3], num_groups, self.modulation_frames)
+        return (*map(pointer, self), *sizes, norm_scope == "video", eps)
+
+
+def norm_tensors(
+    statistics: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None
+) -> NormTensors:
+    """Converts what is not float32."""
+    scale, shift = (None if t is None else _float32(t) for t in (scale, shift))
+    if scale is not None and shift is not None and scale.shape != shift.shape:
+        scale, shift = (t.contiguous() for t in torch.broadcast_tensors(scale, shift))
+    return NormTensors(statistics, _float32(weight), _float32(bias), scale, shift)
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32).contiguous()
+
+
+def supports_group_norm_silu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    statistics: Tensor | None,
+    num_groups: int,
+    norm_scope: str,
+    eps: float,
+) -> str | None:
+    """None, or why the extension cannot run this call."""
+    if x.is_cuda:
+        return "the native kernel of group_norm_silu runs on the CPU"
+    affine = [tensor.dtype for tensor in (weight, bias, scale, shift) if tensor is not None]
+    if torch.float64 in affine:
+        return "the native kernels compute in float32, and a parameter is float64"
+    return unsupported(x.device, x.dtype, *affine)
+
+
+def group_norm_silu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    statistics: Tensor | None,
+    num_groups: int,
+    norm_scope: str,
+    eps: float,
+) -> Tensor:
+    """See `vdm_kernels.group_norm_silu`; x is channels-last, scale and shift are (B, F or 1, C)."""
+    statistics = channel_statistics(x) if statistics is None else statistics
+    norm = norm_tensors(statistics, weight, bias, scale, shift)
+    y = torch.empty_like(x)
+    pixels = x.shape[3] * x.shape[4]
+    of_x = (x.data_ptr(), y.data_ptr(), DTYPE_CODES[x.dtype], pixels)
+    launch("group_norm_silu", x.device, *of_x, *norm.arguments(num_groups, norm_scope, eps))
+    return y
+
+
+def supports_group_norm_silu_bwd(
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    statistics: Tensor | None,
+    num_groups: int,
+    norm_scope: str,
+    eps: float,
+    needs: Sequence[bool],
+) -> str | None:
+    """None, or why the extension cannot run this call."""
+    return supports_group_norm_silu(x, weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
+
+
+def group_norm_silu_bwd(
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    statistics: Tensor | None,
+    num_groups: int,
+    norm_scope: str,
+    eps: float,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Gradients of (x, weight, bias, scale, shift), empty where not needed; dout is channels-last."""
+    statistics = channel_statistics(x) if statistics is None else statistics
+    norm = (weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
+    return input_gradients(dout, x, None, *norm, (*needs, False))[:5]
+
+
+def input_gradients(
+    dout: Tensor,
+    x: Tensor,
+    x2: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    statistics: Tensor,
+    num_groups: int,
+    norm_scope: str,
+    eps: float,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Gradients of (x, weight, bias, scale, shift, x2) on the CPU, empty where not needed.
+
+    The norm is over the channels of x and x2 together, which are those of `dout`. `dout` may have another dtype than
+    x and x2; all are channels-last.
+    """
+    arguments = (x, weight, bias, scale, shift, x2)
+    if dout.numel() == 0:
+        return [
+            torch.zeros_like(a) if need and a is not None else x.new_empty(0)
+            for a, need in zip(arguments, needs)
+        ]
+    norm = norm_tensors(statistics, weight, bias, scale, shift)
+    dx, dx2 = (
+        torch.empty_like(a) if need and a is not None else None for a, need in ((x, needs[0]), (x2, needs[5]))
+    )
+    affine = [
+        None if t is None else torch.empty_like(t) for t in (norm.weight, norm.bias, norm.scale, norm.shift)
+    ]
+    launch(
+        "group_norm_silu_bwd",
+        x.device,
+        *map(pointer, (dout, x, x2, dx, dx2, *affine)),
+        DTYPE_CODES[dout.dtype],
+        DTYPE_CODES[x.dtype],
+        x.shape[3] * x.shape[4],
+        x.shape[1],
+        *norm.arguments(num_groups, norm_scope, eps),
+    )
+    gradients = [dx, *affine, dx2]
+    return [
+        _like(argument, gradient)
+        if need and argument is not None and gradient is not None
+        else x.new_empty(0)
+        for argument, gradient, need in zip(arguments, gradients, needs)
+    ]
+
+
+def _like(argument: Tensor, gradient: Tensor) -> Tensor:
+    # A shift that all frames share meets a scale of each its own.
+    if gradient.shape != argument.shape:
+        gradient = gradient.sum(1, keepdim=True)
+    return gradient.to(argument.dtype)
