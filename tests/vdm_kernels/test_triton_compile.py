@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import vdm_kernels
+from vdm_kernels.ops.channel_statistics import launch as image_launch
 from vdm_kernels.ops.step import launch
 
 pytest.importorskip("triton", reason="Triton is published for Linux only")
@@ -20,6 +21,14 @@ CAPABILITIES = (80, 90)
 SCRIPT = Path(__file__).with_name("triton_compile.py")
 # A thread block's static limit; more needs an opt-in that no kernel here should want.
 SHARED_LIMIT = 48 * 1024
+REGISTERS = 65_536  # of a multiprocessor
+STEP_KERNELS = ("step_kernel", "step_bwd_kernel", "philox_normal_kernel", "q_sample_kernel")
+IMAGE_KERNELS = {
+    "chunk_statistics_kernel": image_launch.PROGRAMS_PER_SM,
+    "activation_kernel": image_launch.PROGRAMS_PER_SM,
+    "gradient_sums_kernel": image_launch.BACKWARD_PROGRAMS_PER_SM,
+    "input_gradient_kernel": image_launch.BACKWARD_PROGRAMS_PER_SM,
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +71,33 @@ def test_a_wave_of_step_programs_is_resident(
     results: dict[int, list[dict[str, Any]]], capability: int
 ) -> None:
     for report in results[capability]:
-        if "histogram" in report["name"] or "finish" in report["name"] or "single" in report["name"]:
+        if report["name"].split("-")[0] not in STEP_KERNELS:
             continue
         backward = "bwd" in report["name"]
         programs = launch.BACKWARD_PROGRAMS_PER_SM if backward else launch.PROGRAMS_PER_SM
-        registers = -(-report["registers"] // 8) * 8  # as they are allocated
-        assert programs * 32 * launch.NUM_WARPS * registers <= 65_536, report["name"]
+        assert programs * 32 * launch.NUM_WARPS * _allocated(report) <= REGISTERS, report["name"]
         if "ragged" not in report["name"]:
             assert report["shared_bytes"] == 0, "the noise should not move between threads"
+
+
+def _allocated(report: dict[str, Any]) -> int:
+    """Registers of a thread, in the units in which they are given out."""
+    return -(-report["registers"] // 8) * 8
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_a_wave_of_image_programs_is_resident(
+    results: dict[int, list[dict[str, Any]]], capability: int
+) -> None:
+    checked = set()
+    for report in results[capability]:
+        kernel, dtype, *options = report["name"].split("-")
+        # Upsampling writes four times what it reads: stores wait for memory, not the programs for registers.
+        if kernel in IMAGE_KERNELS and "ragged" not in options and "upsample" not in options:
+            threads = 32 * image_launch.NUM_WARPS
+            assert IMAGE_KERNELS[kernel] * threads * _allocated(report) <= REGISTERS, report["name"]
+            checked.add((kernel, dtype))
+    assert checked == {(kernel, dtype) for kernel in IMAGE_KERNELS for dtype in ("fp32", "bf16")}
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
@@ -85,3 +113,17 @@ def test_aligned_videos_move_in_vectors(results: dict[int, list[dict[str, Any]]]
     assert widths["philox_normal_kernel-fp32"][1] == [16]
     assert widths["philox_normal_kernel-bf16"][1] == [8]
     assert widths["q_sample_kernel-fp32"][1] == [16, 16]
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_channels_last_images_move_16_bytes_a_thread(
+    results: dict[int, list[dict[str, Any]]], capability: int, dtype: str
+) -> None:
+    widths = {report["name"]: (report["loads"], report["stores"]) for report in results[capability]}
+    for kernel in IMAGE_KERNELS:
+        loads, stores = widths[f"{kernel}-{dtype}"]
+        assert set(loads) == {16}, kernel
+        sums = kernel in ("chunk_statistics_kernel", "gradient_sums_kernel")
+        assert set(stores) == {4 if sums else 16}, kernel
+    assert set(widths[f"activation_kernel-{dtype}-upsample"][1]) == {16}

@@ -21,6 +21,10 @@ from triton.compiler import ASTSource
 
 from vdm_kernels.ops.abs_quantile import launch as quantile_launch
 from vdm_kernels.ops.abs_quantile import triton_kernels as abs_quantile
+from vdm_kernels.ops.channel_statistics import launch as image_launch
+from vdm_kernels.ops.channel_statistics import triton_kernels as channel_statistics
+from vdm_kernels.ops.group_norm_silu import triton_backward as group_norm_silu_bwd
+from vdm_kernels.ops.group_norm_silu import triton_kernels as group_norm_silu
 from vdm_kernels.ops.philox_normal import triton_kernels as philox_normal
 from vdm_kernels.ops.q_sample import triton_kernels as q_sample
 from vdm_kernels.ops.step import launch, triton_step
@@ -28,13 +32,17 @@ from vdm_kernels.ops.step import launch, triton_step
 
 @dataclass(frozen=True)
 class Case:
-    """One specialization: `types` names the type of every argument that is no constexpr; None is an absent tensor."""
+    """One specialization: `types` names the type of every argument that is no constexpr; None is an absent tensor.
+
+    `divisible` names the numbers that are multiples of 16; tensors always are.
+    """
 
     name: str
     kernel: Any
     types: dict[str, str | None]
     constexprs: dict[str, Any]
     num_warps: int = launch.NUM_WARPS
+    divisible: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,10 +175,168 @@ def quantile_cases() -> Iterator[Case]:
         )
 
 
+_IMAGE_INTEGERS = {
+    "plane": "i32",
+    "pixels": "i32",
+    "width": "i32",
+    "channels": "i32",
+    "all_channels": "i32",
+    "out_channels": "i32",
+    "first": "i32",
+    "out_first": "i32",
+    "chunk_pixels": "i32",
+    "chunks": "i32",
+    "channel_blocks": "i32",
+}
+_IMAGE_DIVISIBLE = (
+    "plane",
+    "pixels",
+    "width",
+    "channels",
+    "all_channels",
+    "out_channels",
+    "first",
+    "out_first",
+)
+
+
+def _image_case(name: str, kernel: Any, tensors: dict[str, str | None], ragged: bool, **options: Any) -> Case:
+    """A kernel that walks 64 channels, or with `ragged` 15 and no multiple of anything."""
+    block = image_launch.channel_block(15 if ragged else 64)
+    tile = {"BLOCK_PIXELS": image_launch.TILE // block, "BLOCK_CHANNELS": block}
+    numbers = {key: kind for key, kind in _IMAGE_INTEGERS.items() if key in kernel.arg_names}
+    # A plane of more than 2^31 elements, and images beyond that, with the ragged sizes.
+    if ragged and "plane" in numbers:
+        numbers["plane"] = "i64"
+    divisible = ("chunk_pixels",) if ragged else ("chunk_pixels", *_IMAGE_DIVISIBLE)
+    types = tensors | numbers
+    return Case(name, kernel, types, tile | options, image_launch.NUM_WARPS, divisible)
+
+
+def norm_cases() -> Iterator[Case]:
+    """channel_statistics, group_norm_silu, and what group_norm_silu_conv makes of them."""
+    for dtype, ragged in (("fp32", False), ("bf16", False), ("fp16", True)):
+        label = f"{dtype}-ragged" if ragged else dtype
+        x, out, affine = {"x_ptr": f"*{dtype}"}, {"out_ptr": f"*{dtype}"}, {"affine_ptr": "*fp32"}
+        sums = {"s1_ptr": "*fp32", "s2_ptr": "*fp32"}
+        yield _image_case(
+            f"chunk_statistics_kernel-{label}",
+            channel_statistics.chunk_statistics_kernel,
+            x | {"out_ptr": "*fp32"},
+            ragged,
+        )
+        for upsample in (False, True):
+            yield _image_case(
+                f"activation_kernel-{label}{'-upsample' if upsample else ''}",
+                group_norm_silu.activation_kernel,
+                x | affine | out,
+                ragged,
+                UPSAMPLE=upsample,
+            )
+        yield _image_case(
+            f"activation_kernel-{label}-plain",
+            group_norm_silu.activation_kernel,
+            {**x, "affine_ptr": None, **out},
+            ragged,
+            UPSAMPLE=False,
+        )
+        yield _image_case(
+            f"gradient_sums_kernel-{label}",
+            group_norm_silu_bwd.gradient_sums_kernel,
+            {"dout_ptr": f"*{dtype}", **x, **affine, **sums},
+            ragged,
+        )
+        yield _image_case(
+            f"input_gradient_kernel-{label}",
+            group_norm_silu_bwd.input_gradient_kernel,
+            {
+                "dout_ptr": f"*{dtype}",
+                **x,
+                **affine,
+                "k1_ptr": "*fp32",
+                "k2_ptr": "*fp32",
+                "dx_ptr": f"*{dtype}",
+            },
+            ragged,
+        )
+        yield from _small_norm_cases(dtype, label, ragged)
+
+
+def _small_norm_cases(dtype: str, label: str, ragged: bool) -> Iterator[Case]:
+    """The kernels between the passes, at their largest blocks, or with `ragged` at their smallest."""
+    divisible = () if ragged else (*_IMAGE_DIVISIBLE, "chunk_pixels")
+    sums = {"s1_ptr": "*fp32", "s2_ptr": "*fp32"}
+    terms = 2 if ragged else image_launch.MAX_CHUNKS
+    tile = {"BLOCK_CHANNELS": image_launch.SUM_CHANNELS}
+
+    def small(kernel: Any, types: dict[str, str | None], num_warps: int, **constexprs: Any) -> Case:
+        numbers = {
+            name: _IMAGE_INTEGERS.get(name, "i32")
+            for name in kernel.arg_names
+            if name not in types and name not in constexprs
+        }
+        name = f"{kernel.__name__}-{label}"
+        return Case(name, kernel, types | numbers, constexprs, num_warps, divisible)
+
+    yield small(
+        channel_statistics.combine_statistics_kernel,
+        {"partial_ptr": "*fp32", "out_ptr": "*fp32"},
+        image_launch.NUM_WARPS,
+        BLOCK_CHUNKS=terms,
+        **tile,
+    )
+    block = 2 if ragged else 1024
+    group = {"IMAGES": 1 if ragged else 16, "BLOCK": block}
+    per_frame = {"SCALE_PER_FRAME": ragged, "SHIFT_PER_FRAME": not ragged}
+    affine_types = {"weight_ptr": f"*{dtype}", "bias_ptr": f"*{dtype}", "scale_ptr": f"*{dtype}"}
+    yield small(
+        group_norm_silu.fold_kernel,
+        {
+            "statistics_ptr": "*fp32",
+            **affine_types,
+            "shift_ptr": f"*{dtype}",
+            "out_ptr": "*fp32",
+            "eps": "fp32",
+        },
+        max(1, block // 256),
+        **group,
+        **per_frame,
+    )
+    yield small(
+        group_norm_silu_bwd.sum_terms_kernel,
+        {"a_ptr": "*fp32", "b_ptr": "*fp32", "a_out_ptr": f"*{dtype}", "b_out_ptr": f"*{dtype}"},
+        image_launch.NUM_WARPS,
+        BLOCK_TERMS=terms,
+        **tile,
+    )
+    yield small(
+        group_norm_silu_bwd.group_means_kernel,
+        {**sums, "affine_ptr": "*fp32", "k1_ptr": "*fp32", "k2_ptr": "*fp32", "per_element": "fp32"},
+        max(1, block // 256),
+        **group,
+    )
+    yield small(
+        group_norm_silu_bwd.modulation_gradients_kernel,
+        {
+            **sums,
+            **affine_types,
+            "dweight_ptr": "*fp32",
+            "dbias_ptr": "*fp32",
+            "dscale_ptr": f"*{dtype}",
+            "dshift_ptr": f"*{dtype}",
+        },
+        image_launch.NUM_WARPS,
+        BLOCK_FRAMES=16,
+        BLOCK_CHANNELS=32,
+        **per_frame,
+    )
+
+
 def single_element_cases() -> Iterator[Case]:
     """Arguments that equal 1 become constants: one sample of one element."""
-    ones = ("n", "groups", "blocks", "splits", "index")
-    for case in (*step_cases(), *noise_cases(), *quantile_cases()):
+    ones = ("n", "groups", "blocks", "splits", "index", *_IMAGE_INTEGERS, "num_groups", "group_channels")
+    ones = (*ones, "frames", "terms")
+    for case in (*step_cases(), *noise_cases(), *quantile_cases(), *norm_cases()):
         if any(part in case.name for part in ("ragged", "single_program", "finish")):
             types = {name: kind for name, kind in case.types.items() if name not in ones}
             constants = {name: 1 for name in ones if name in case.types}
@@ -183,7 +349,7 @@ def compile_case(case: Case, capability: int) -> Result:
     absent = {name: None for name, kind in case.types.items() if kind is None}
     constexprs = {**case.constexprs, **absent}
     signature = {name: "constexpr" if name in constexprs else case.types[name] for name in order}
-    sizes = ("groups", "n") if case.constexprs.get("VECTOR", True) else ()
+    sizes = (*case.divisible, *(("groups", "n") if case.constexprs.get("VECTOR", True) else ()))
     divisible = [
         name
         for name in order
@@ -225,7 +391,8 @@ def _widths(ptx: str, access: str) -> list[int]:
 
 def main() -> None:
     """Compiles every case for the compute capability (as 90) given on the command line."""
-    for case in (*step_cases(), *noise_cases(), *quantile_cases(), *single_element_cases()):
+    every = (*step_cases(), *noise_cases(), *quantile_cases(), *norm_cases(), *single_element_cases())
+    for case in every:
         print(json.dumps(asdict(compile_case(case, int(sys.argv[1])))), flush=True)
 
 
