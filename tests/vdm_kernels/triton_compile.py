@@ -222,7 +222,7 @@ def norm_cases() -> Iterator[Case]:
         yield _image_case(
             f"chunk_statistics_kernel-{label}",
             channel_statistics.chunk_statistics_kernel,
-            x | {"out_ptr": "*fp32"},
+            x | {"out_ptr": "*fp64"},
             ragged,
         )
         for upsample in (False, True):
@@ -280,7 +280,7 @@ def _small_norm_cases(dtype: str, label: str, ragged: bool) -> Iterator[Case]:
 
     yield small(
         channel_statistics.combine_statistics_kernel,
-        {"partial_ptr": "*fp32", "out_ptr": "*fp32"},
+        {"partial_ptr": "*fp64", "out_ptr": "*fp64"},
         image_launch.NUM_WARPS,
         BLOCK_CHUNKS=terms,
         **tile,
@@ -292,7 +292,7 @@ def _small_norm_cases(dtype: str, label: str, ragged: bool) -> Iterator[Case]:
     yield small(
         group_norm_silu.fold_kernel,
         {
-            "statistics_ptr": "*fp32",
+            "statistics_ptr": "*fp64",
             **affine_types,
             "shift_ptr": f"*{dtype}",
             "out_ptr": "*fp32",

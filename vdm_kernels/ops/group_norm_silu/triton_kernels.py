@@ -63,18 +63,18 @@ def fold_kernel(
         i = first + lanes
         place = (row + i // group_channels) * channels + start + i % group_channels
         mean = tl.load(statistics_ptr + place * 2, mask=i < count, other=0.0)
-        total += tl.where(i < count, mean - origin, 0.0)
+        total += tl.where(i < count, mean - origin, 0.0).to(tl.float32)
     mean = tl.sum(total, 0) / count  # relative to the origin
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, count, BLOCK):
         i = first + lanes
         place = (row + i // group_channels) * channels + start + i % group_channels
-        rest = tl.load(statistics_ptr + place * 2, mask=i < count, other=0.0) - origin - mean
-        variance = tl.load(statistics_ptr + place * 2 + 1, mask=i < count, other=0.0)
+        rest = (tl.load(statistics_ptr + place * 2, mask=i < count, other=0.0) - origin).to(tl.float32) - mean
+        variance = tl.load(statistics_ptr + place * 2 + 1, mask=i < count, other=0.0).to(tl.float32)
         total += tl.where(i < count, variance + rest * rest, 0.0)
     rstd = 1.0 / tl.sqrt_rn(tl.sum(total, 0) / count + eps)
-    center = origin + mean
-    rest = (origin - center) + mean
+    center = (origin + mean).to(tl.float32)
+    rest = (origin + mean - center).to(tl.float32)
     for first in range(0, count, BLOCK):
         i = first + lanes
         inside = i < count
@@ -166,7 +166,7 @@ def fold(
 ) -> Tensor:
     """(PLANES, B, F, C) float32: center, gain, offset, and what the backward pass needs."""
     batch, frames, channels = statistics.shape[:3]
-    out = statistics.new_empty(PLANES, batch, frames, channels)
+    out = statistics.new_empty((PLANES, batch, frames, channels), dtype=torch.float32)
     if not out.numel():
         return out
     images = frames if norm_scope == "video" else 1
@@ -242,7 +242,7 @@ def joint_affine(
     """`fold` of a norm over the channels of x and x2 together; statistics that are not given are computed."""
     if statistics is None:
         batch, channels, frames = x.shape[:3]
-        statistics = torch.empty(batch, frames, weight.numel(), 2, dtype=torch.float32, device=x.device)
+        statistics = torch.empty(batch, frames, weight.numel(), 2, dtype=torch.float64, device=x.device)
         write_statistics(x, statistics)
         if x2 is not None:
             write_statistics(x2, statistics, channels)
