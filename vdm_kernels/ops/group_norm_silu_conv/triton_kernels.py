@@ -80,7 +80,7 @@ def group_norm_silu_conv(
         y.add_(residual)
     if return_statistics:
         return y, channel_statistics(y)
-    return y, y.new_empty(0, dtype=torch.float32)
+    return y, y.new_empty(0, dtype=torch.float64)
 
 
 def group_norm_silu_conv_bwd(
