@@ -13,9 +13,9 @@ from vdm_kernels.ops.channel_statistics.native import channel_statistics
 
 
 class NormTensors(NamedTuple):
-    """The tensors of a modulated GroupNorm as the kernels read them: contiguous float32, or None."""
+    """The tensors of a modulated GroupNorm as the kernels read them, contiguous; float32 but for the statistics."""
 
-    statistics: Tensor  # (B, F, C, 2)
+    statistics: Tensor  # (B, F, C, 2) float64
     weight: Tensor  # (C,)
     bias: Tensor  # (C,)
     scale: Tensor | None  # (B, F or 1, C), as shift
