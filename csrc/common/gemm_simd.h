@@ -28,9 +28,16 @@ struct GemmA {
   int64_t row, step;
 };
 
+// The sum of `count` products of one shape, whose operands are at constant distances.
+struct GemmSum {
+  int64_t count, a_step, b_step;
+};
+constexpr GemmSum kOneProduct = {1, 0, 0};
+
 // C[m][n] (+)= sum over k of A(m, k) b[k * b_step + n], m < kRows, n < kColumnVectors * kLanes.
 template <int kRows, int kColumnVectors, bool kAccumulate>
-VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row, int64_t k) {
+VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row, int64_t k,
+                          GemmSum products) {
   F32 sum[kRows][kColumnVectors];
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
@@ -39,23 +46,26 @@ VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int
       sum[m][v] = kAccumulate ? load(c + m * c_row + v * kLanes) : splat(0.0f);
     }
   }
-  // Three rows share a pointer: base, base + row and base + 2 row are addressing modes.
-  const float* rows[(kRows + 2) / 3];
+  for (int64_t product = 0; product < products.count; ++product) {
+    // Three rows share a pointer: base, base + row and base + 2 row are addressing modes.
+    const float* rows[(kRows + 2) / 3];
 #pragma GCC unroll 4
-  for (int i = 0; i < (kRows + 2) / 3; ++i) rows[i] = a.data + 3 * i * a.row;
-  for (int64_t i = 0; i < k; ++i) {
-    F32 columns[kColumnVectors];
+    for (int i = 0; i < (kRows + 2) / 3; ++i) rows[i] = a.data + product * products.a_step + 3 * i * a.row;
+    const float* row = b + product * products.b_step;
+    for (int64_t i = 0; i < k; ++i) {
+      F32 columns[kColumnVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kColumnVectors; ++v) columns[v] = load(b + v * kLanes);
+      for (int v = 0; v < kColumnVectors; ++v) columns[v] = load(row + v * kLanes);
 #pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) {
-      const F32 element = splat(rows[m / 3][m % 3 * a.row]);
+      for (int m = 0; m < kRows; ++m) {
+        const F32 element = splat(rows[m / 3][m % 3 * a.row]);
 #pragma GCC unroll 2
-      for (int v = 0; v < kColumnVectors; ++v) sum[m][v] = fma(element, columns[v], sum[m][v]);
-    }
+        for (int v = 0; v < kColumnVectors; ++v) sum[m][v] = fma(element, columns[v], sum[m][v]);
+      }
 #pragma GCC unroll 4
-    for (int j = 0; j < (kRows + 2) / 3; ++j) rows[j] += a.step;
-    b += b_step;
+      for (int j = 0; j < (kRows + 2) / 3; ++j) rows[j] += a.step;
+      row += b_step;
+    }
   }
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
@@ -67,13 +77,13 @@ VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int
 // As gemm_tile, of 1 to kGemmRows rows.
 template <int kColumnVectors, bool kAccumulate, int kRows = kGemmRows>
 VDM_INLINE void gemm_tile_of(int64_t rows, GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row,
-                             int64_t k) {
+                             int64_t k, GemmSum products) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return gemm_tile_of<kColumnVectors, kAccumulate, kRows - 1>(rows, a, b, b_step, c, c_row, k);
+      return gemm_tile_of<kColumnVectors, kAccumulate, kRows - 1>(rows, a, b, b_step, c, c_row, k, products);
     }
   }
-  gemm_tile<kRows, kColumnVectors, kAccumulate>(a, b, b_step, c, c_row, k);
+  gemm_tile<kRows, kColumnVectors, kAccumulate>(a, b, b_step, c, c_row, k, products);
 }
 
 // Rows of the next tile: as many as fit, but no small rest after it (16 rows are 8 and 8, not 12 and 4).
@@ -84,25 +94,25 @@ VDM_INLINE int64_t gemm_rows(int64_t rows) {
 
 template <int kColumnVectors, bool kAccumulate>
 VDM_INLINE void gemm_columns(int64_t rows, GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row,
-                             int64_t k) {
+                             int64_t k, GemmSum products) {
   while (rows > 0) {
     const int64_t count = gemm_rows(rows);
-    gemm_tile_of<kColumnVectors, kAccumulate>(count, a, b, b_step, c, c_row, k);
+    gemm_tile_of<kColumnVectors, kAccumulate>(count, a, b, b_step, c, c_row, k, products);
     a.data += count * a.row;
     c += count * c_row;
     rows -= count;
   }
 }
 
-// C (+)= A B of any number of rows, and kPanel or kHalfPanel columns.
+// C (+)= A B, or a sum of such products, of any number of rows, and kPanel or kHalfPanel columns.
 template <bool kAccumulate>
 VDM_INLINE void gemm_panel(int64_t rows, int columns, GemmA a, const float* b, int64_t b_step, float* c,
-                           int64_t c_row, int64_t k) {
+                           int64_t c_row, int64_t k, GemmSum products = kOneProduct) {
 #if defined(VDM_ISA_AVX512)
-  if (columns == kHalfPanel) return gemm_columns<1, kAccumulate>(rows, a, b, b_step, c, c_row, k);
+  if (columns == kHalfPanel) return gemm_columns<1, kAccumulate>(rows, a, b, b_step, c, c_row, k, products);
 #endif
   for (int n = 0; n < columns; n += 2 * kLanes) {
-    gemm_columns<2, kAccumulate>(rows, a, b + n, b_step, c + n, c_row, k);
+    gemm_columns<2, kAccumulate>(rows, a, b + n, b_step, c + n, c_row, k, products);
   }
 }
 
