@@ -2,17 +2,22 @@
 // absent), element types and parameterizations are the codes of common/types.h, a CUDA stream is its address.
 // The Python side checks everything before it calls; nothing is checked here.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
+#include <tuple>
 
 #include "abs_quantile/abs_quantile.h"
 #include "ancestral_step/ancestral_step.h"
 #include "channel_statistics/channel_statistics.h"
 #include "common/allocator.h"
 #include "common/cpu_isa.h"
+#include "common/fingerprint.h"
 #include "common/parallel.h"
 #include "ddim_step/ddim_step.h"
 #include "group_norm_silu/group_norm_silu.h"
+#include "group_norm_silu_conv/taps.h"
 #include "philox_normal/philox_normal.h"
 #include "q_sample/q_sample.h"
 
@@ -157,6 +162,61 @@ GroupNormSiluBackwardParams group_norm_silu_bwd(Address da, Address x, Address x
                      modulation_frames, video, eps)};
 }
 
+// The arguments of the algorithms of group_norm_silu_conv come in tuples.
+
+// x, x2, dtype, images, height, width, channels of x, channels of both
+using ConvInputArgs = std::tuple<Address, Address, int, int64_t, int64_t, int64_t, int64_t, int64_t>;
+
+ConvInput conv_input(const ConvInputArgs& args) {
+  const auto [x, x2, dtype, images, height, width, channels1, channels] = args;
+  return {pointer(x), pointer(x2), DType(dtype), images,  height, width,
+          channels1,  channels,    nullptr,      nullptr, nullptr};
+}
+
+// y, residual, bias, dtype, images, height, width, channels
+using ConvOutputArgs = std::tuple<Address, Address, Address, int, int64_t, int64_t, int64_t, int64_t>;
+
+ConvOutput conv_output(const ConvOutputArgs& args) {
+  const auto [y, residual, bias, dtype, images, height, width, channels] = args;
+  return {pointer(y), pointer(residual), pointer<float>(bias), DType(dtype), images, height, width, channels,
+          false};
+}
+
+// statistics, weight, bias, scale, shift, batch, frames, channels, groups, modulation_frames, video, eps
+using GroupNormArgs = std::tuple<Address, Address, Address, Address, Address, int64_t, int64_t, int64_t,
+                                 int64_t, int64_t, bool, double>;
+
+GroupNorm conv_norm(const GroupNormArgs& args) {
+  return std::apply([](auto... arg) { return group_norm(arg...); }, args);
+}
+
+// out_channels, in_channels, size, stride, upsample, transposed
+using TapsKernelArgs = std::tuple<int64_t, int64_t, int, int, bool, bool>;
+
+TapsKernel taps_kernel(const TapsKernelArgs& args) {
+  const auto [out_channels, in_channels, size, stride, upsample, transposed] = args;
+  return {out_channels, in_channels, size, stride, upsample, transposed};
+}
+
+TapsPackParams taps_pack(const TapsKernelArgs& kernel, Address weight, const std::array<int64_t, 4>& strides,
+                         Address packed) {
+  return {taps_kernel(kernel), pointer<float>(weight), strides, pointer<float>(packed)};
+}
+
+TapsConvParams taps_conv(const TapsKernelArgs& kernel, const ConvInputArgs& input, const GroupNormArgs& norm,
+                         const ConvOutputArgs& output, Address packed, Address statistics) {
+  return {taps_kernel(kernel), conv_input(input),      conv_norm(norm),
+          conv_output(output), pointer<float>(packed), pointer<Statistic>(statistics)};
+}
+
+TapsWeightGradientParams taps_weight_gradient(const TapsKernelArgs& kernel, const ConvInputArgs& input,
+                                              const GroupNormArgs& norm, const ConvInputArgs& dy,
+                                              Address dweight, const std::array<int64_t, 4>& strides,
+                                              Address dbias) {
+  return {taps_kernel(kernel),     conv_input(input), conv_norm(norm),      conv_input(dy),
+          pointer<float>(dweight), strides,           pointer<float>(dbias)};
+}
+
 // Defines a launcher: its arguments are those of `params`, without the interpreter's lock.
 template <typename Params, typename... Args>
 void define(py::module_& m, const char* name, void (*launch)(const Params&), Params (*params)(Args...)) {
@@ -189,6 +249,11 @@ PYBIND11_MODULE(_C, m) {
   define(m, "ddim_step_bwd_cpu", ddim_step_bwd_cpu, ddim_step_bwd);
   define(m, "abs_quantile_cpu", abs_quantile_cpu, abs_quantile);
   define(m, "channel_statistics_cpu", channel_statistics_cpu, channel_statistics);
+  define(m, "taps_pack_cpu", taps_pack_cpu, taps_pack);
+  define(m, "taps_conv_cpu", taps_conv_cpu, taps_conv);
+  define(m, "taps_weight_gradient_cpu", taps_weight_gradient_cpu, taps_weight_gradient);
+  m.def("taps_packed_size",
+        [](const TapsKernelArgs& kernel) { return taps_packed_size(taps_kernel(kernel)); });
   define(m, "group_norm_silu_cpu", group_norm_silu_cpu, group_norm_silu);
   define(m, "group_norm_silu_bwd_cpu", group_norm_silu_bwd_cpu, group_norm_silu_bwd);
 
@@ -211,6 +276,10 @@ PYBIND11_MODULE(_C, m) {
         "Use baseline, avx2 or avx512; ValueError where the CPU or the build lacks it.");
   m.def("num_threads", max_threads,
         "How many threads the CPU kernels use: OpenMP's setting, shared with torch.");
+  m.def(
+      "fingerprint", [](Address data, int64_t bytes) { return fingerprint(pointer(data), bytes); },
+      py::call_guard<py::gil_scoped_release>(), "data"_a, "bytes"_a,
+      "64 bits that change when the memory does.");
   m.def("set_allocator_policy", set_allocator_policy,
         "Keep freed memory in the process (glibc); False where that is not possible.");
   m.attr("build_info") = VDM_BUILD_INFO;

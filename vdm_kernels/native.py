@@ -45,7 +45,7 @@ def pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def launch(name: str, device: torch.device, *arguments: int | float | bool) -> None:
+def launch(name: str, device: torch.device, *arguments: float | tuple[float, ...]) -> None:
     """Runs `<name>_cpu`, or `<name>_cuda` on the current stream of a GPU."""
     if device.type == "cpu":
         getattr(C, f"{name}_cpu")(*arguments)

@@ -1,0 +1,219 @@
+"""`group_norm_silu_conv` in C++. The kernels' arguments come in the tuples of csrc/bindings.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vdm_kernels.native import DTYPE_CODES, C, launch, pointer, unsupported
+from vdm_kernels.ops.channel_statistics.native import channel_statistics
+from vdm_kernels.ops.group_norm_silu.native import NormTensors, input_gradients, norm_tensors
+from vdm_kernels.ops.group_norm_silu_conv import weights
+
+
+def supports_group_norm_silu_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    *args: Any,
+) -> str | None:
+    """None, or why the extension cannot run this call."""
+    if x.is_cuda:
+        return "the native kernel of group_norm_silu_conv runs on the CPU"
+    affine = [tensor.dtype for tensor in (norm_weight, norm_bias, scale, shift) if tensor is not None]
+    if torch.float64 in affine:
+        return "the native kernels compute in float32, and a parameter is float64"
+    return unsupported(x.device, x.dtype, *affine)
+
+
+def supports_group_norm_silu_conv_bwd(dout: Tensor, *args: Any) -> str | None:
+    """None, or why the extension cannot run this call."""
+    return supports_group_norm_silu_conv(*args)
+
+
+def group_norm_silu_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    x2: Tensor | None,
+    residual: Tensor | None,
+    statistics: Tensor | None,
+    num_groups: int,
+    upsample: bool,
+    stride: int,
+    norm_scope: str,
+    eps: float,
+    precision: str,
+    return_statistics: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `vdm_kernels.group_norm_silu_conv`; videos are channels-last, scale and shift (B, F or 1, C)."""
+    statistics = _statistics(x, x2, statistics, num_groups)
+    norm = (norm_weight, norm_bias, scale, shift, statistics, num_groups, norm_scope, eps)
+    batch, _, frames, height, width = x.shape
+    size = (2 * height, 2 * width) if upsample else ((height - 1) // stride + 1, (width - 1) // stride + 1)
+    y = _empty_video(x, weight.shape[0], *size)
+    rows = (batch, frames, weight.shape[0], 2) if return_statistics else (0,)
+    y_statistics = x.new_empty(rows, dtype=torch.float64)
+    _convolve(_source(x, x2, *norm), _Kernel(weight, stride, upsample), y, bias, residual, y_statistics)
+    return y, y_statistics
+
+
+def group_norm_silu_conv_bwd(
+    dout: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    x2: Tensor | None,
+    residual: Tensor | None,
+    statistics: Tensor | None,
+    num_groups: int,
+    upsample: bool,
+    stride: int,
+    norm_scope: str,
+    eps: float,
+    precision: str,
+    return_statistics: bool,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Gradients of (x, weight, bias, norm_weight, norm_bias, scale, shift, x2), empty where not needed."""
+    need_x, need_weight, need_bias, *need_affine, need_x2 = needs
+    empty = dout.new_empty(0)
+    statistics = _statistics(x, x2, statistics, num_groups)
+    norm = (norm_weight, norm_bias, scale, shift, statistics, num_groups, norm_scope, eps)
+    kernel = _Kernel(weight, stride, upsample)
+    dweight, dbias = empty, empty
+    if need_weight or need_bias:
+        dweight, dbias = _weight_gradients(_source(x, x2, *norm), kernel, dout)
+    dx, daffine, dx2 = empty, [empty] * 4, empty
+    if need_x or need_x2 or any(need_affine):
+        da = _empty_video(x, weight.shape[1], *x.shape[3:])
+        _convolve(_source(dout), kernel._replace(transposed=True), da)
+        if norm_weight is not None and norm_bias is not None and statistics is not None:
+            affine = (norm_weight, norm_bias, scale, shift)
+            settings = (statistics, num_groups, norm_scope, eps)
+            needs_norm = (need_x, *need_affine, need_x2)
+            dx, *daffine, dx2 = input_gradients(da, x, x2, *affine, *settings, needs_norm)
+        elif x2 is None:
+            dx = da
+        else:
+            dx, dx2 = (
+                part.contiguous(memory_format=torch.channels_last_3d)
+                for part in da.split((x.shape[1], x2.shape[1]), dim=1)
+            )
+    return [gradient if need else empty for gradient, need in zip((dx, dweight, dbias, *daffine, dx2), needs)]
+
+
+def _statistics(x: Tensor, x2: Tensor | None, statistics: Tensor | None, num_groups: int) -> Tensor | None:
+    if statistics is not None or num_groups == 0:
+        return statistics
+    if x2 is None:
+        return channel_statistics(x)
+    return torch.cat([channel_statistics(x), channel_statistics(x2)], dim=2)
+
+
+class _Source(NamedTuple):
+    """What a convolution reads, ConvInputArgs and GroupNormArgs, and the tensors of the norm that it points to."""
+
+    video: tuple[int, ...]
+    norm: tuple[float, ...]
+    tensors: NormTensors | None
+
+
+def _source(
+    x: Tensor,
+    x2: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    statistics: Tensor | None = None,
+    num_groups: int = 0,
+    norm_scope: str = "frame",
+    eps: float = 0.0,
+) -> _Source:
+    batch, channels, frames, height, width = x.shape
+    sizes = (batch * frames, height, width, channels, channels + (0 if x2 is None else x2.shape[1]))
+    video = (x.data_ptr(), pointer(x2), DTYPE_CODES[x.dtype], *sizes)
+    if norm_weight is None or norm_bias is None or statistics is None:
+        return _Source(video, (0,) * 10 + (False, 0.0), None)
+    norm = norm_tensors(statistics, norm_weight, norm_bias, scale, shift)
+    return _Source(video, norm.arguments(num_groups, norm_scope, eps), norm)
+
+
+class _Kernel(NamedTuple):
+    weight: Tensor
+    stride: int
+    upsample: bool
+    transposed: bool = False  # from the gradient of the output to that of the input
+
+    def arguments(self) -> tuple[int, ...]:
+        """TapsKernelArgs."""
+        return (*self.weight.shape[:3], self.stride, self.upsample, self.transposed)
+
+
+def _empty_video(like: Tensor, channels: int, height: int, width: int) -> Tensor:
+    shape = (like.shape[0], channels, like.shape[2], height, width)
+    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last_3d)
+
+
+def _convolve(
+    source: _Source,
+    kernel: _Kernel,
+    y: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    statistics: Tensor | None = None,
+) -> None:
+    """Fills y, and its statistics unless they are absent or empty."""
+    batch, channels, frames, height, width = y.shape
+    bias = None if bias is None else bias.float().contiguous()
+    sizes = (batch * frames, height, width, channels)
+    output = (y.data_ptr(), pointer(residual), pointer(bias), DTYPE_CODES[y.dtype], *sizes)
+    packed = weights.prepared(kernel.weight, ("taps", *kernel.arguments()), lambda: _pack(kernel))
+    rows = 0 if statistics is None or statistics.numel() == 0 else statistics.data_ptr()
+    launch(
+        "taps_conv", y.device, kernel.arguments(), source.video, source.norm, output, packed.data_ptr(), rows
+    )
+
+
+def _pack(kernel: _Kernel) -> Tensor:
+    assert C is not None
+    arguments = kernel.arguments()
+    packed = torch.empty(C.taps_packed_size(arguments), dtype=torch.float32)
+    weight = kernel.weight.float()
+    launch("taps_pack", weight.device, arguments, weight.data_ptr(), weight.stride(), packed.data_ptr())
+    return packed
+
+
+def _weight_gradients(source: _Source, kernel: _Kernel, dout: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the weight, laid out like it, and of the bias, in the dtype of the weight."""
+    weight = kernel.weight
+    dweight = torch.empty_like(weight, dtype=torch.float32)
+    dbias = torch.empty(weight.shape[0], dtype=torch.float32)
+    launch(
+        "taps_weight_gradient",
+        dout.device,
+        kernel.arguments(),
+        source.video,
+        source.norm,
+        _source(dout).video,
+        dweight.data_ptr(),
+        dweight.stride(),
+        dbias.data_ptr(),
+    )
+    return dweight.to(weight.dtype), dbias.to(weight.dtype)

@@ -1,0 +1,44 @@
+"""Weights in the forms that the convolution kernels read, kept while the weight stays what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from vdm_kernels.native import C
+
+
+class _Entry(NamedTuple):
+    content: tuple[int, torch.dtype, torch.Size, tuple[int, ...]]
+    prepared: Tensor | None  # from the second call with this content on
+
+
+# The entries of a weight, by form; they die with it.
+_ENTRIES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def prepared(weight: Tensor, form: Hashable, prepare: Callable[[], Tensor]) -> Tensor:
+    """`prepare()`, the weight in some form, or what an earlier call for this form has kept of it.
+
+    A weight changes in ways that leave no trace on the tensor: through `.data`, under `no_grad`, through NumPy. So
+    every call compares the fingerprint of its bytes, at the speed of memory. The result is kept from the second
+    call with the same content on: in training, where each step changes the weight, nothing is.
+    """
+    assert C is not None
+    if not (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)):
+        return prepare()
+    fingerprint = C.fingerprint(weight.data_ptr(), weight.numel() * weight.element_size())
+    content = (fingerprint, weight.dtype, weight.shape, weight.stride())
+    entries: dict[Hashable, _Entry] = _ENTRIES.setdefault(weight, {})
+    found = entries.get(form)
+    if found is None or found.content != content:
+        entries[form] = _Entry(content, None)
+        return prepare()
+    if found.prepared is None:
+        found = entries[form] = _Entry(content, prepare())
+        assert found.prepared is not None
+    return found.prepared
