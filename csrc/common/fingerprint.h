@@ -1,6 +1,5 @@
 // A 64-bit fingerprint of memory, to notice that it has changed: two contents share one with a probability of
-// about contents share one by chance with probability 2^-64 or so. Not for adversaries. The same for every
-// instruction set.
+// about 2^-64. Not for adversaries. The same for every instruction set and number of threads.
 #pragma once
 
 #include <cstdint>

@@ -85,11 +85,34 @@ VDM_INLINE void read_row(const ConvInput& input, int64_t image, int64_t row, int
   fill_zero(out + (end - column) * input.channels, (last - end) * input.channels);
 }
 
-// Sums of a panel's channels relative to their first values, which are near enough to the mean that its size
-// stays out of the variance.
+// Sums of a panel's channels relative to the mean of the first tile, so that the mean stays out of the
+// variance.
 struct PanelMoments {
   int64_t count;
   float shift[kPanel], sum[kPanel], squares[kPanel];
+
+  // Tile by tile, so that few roundings follow each other.
+  VDM_MEMBER void add(const float* tile, int64_t pixels, int columns) {
+    for (int c = 0; c < columns; c += kLanes) {
+      if (count == 0) {
+        F32 total = splat(0.0f);
+        for (int64_t p = 0; p < pixels; ++p) total = total + load(tile + p * kPanel + c);
+        store(shift + c, total * splat(1.0f / static_cast<float>(pixels)));
+        store(sum + c, splat(0.0f));
+        store(squares + c, splat(0.0f));
+      }
+      const F32 center = load(shift + c);
+      F32 total = splat(0.0f), total_squares = total;
+      for (int64_t p = 0; p < pixels; ++p) {
+        const F32 deviation = load(tile + p * kPanel + c) - center;
+        total = total + deviation;
+        total_squares = fma(deviation, deviation, total_squares);
+      }
+      store(sum + c, load(sum + c) + total);
+      store(squares + c, load(squares + c) + total_squares);
+    }
+    count += pixels;
+  }
 
   VDM_MEMBER void finish(int columns, ConvMoments* out) const {
     for (int c = 0; c < columns; ++c) {
@@ -121,9 +144,9 @@ VDM_INLINE void prefetch_tile(const ConvOutput& output, int64_t offset, int64_t 
 
 // Adds bias and residual to a tile (pixels, kPanel), of which the first `columns` columns exist, and stores
 // it from element `offset` and channel `channel` on, `step` elements from pixel to pixel. Moments, where
-// wanted, are of the values as rounded.
+// wanted, are of the values as rounded, which the tile then has.
 VDM_INLINE void write_tile(const ConvOutput& output, int64_t offset, int64_t channel, int64_t step,
-                           int64_t pixels, int columns, const float* tile, PanelMoments* moments) {
+                           int64_t pixels, int columns, float* tile, PanelMoments* moments) {
   const DType dtype = output.dtype;
   constexpr int64_t kLine = 64;
   const bool streams =
@@ -131,32 +154,15 @@ VDM_INLINE void write_tile(const ConvOutput& output, int64_t offset, int64_t cha
   for (int c = 0; c < columns; c += kLanes) {
     const int lanes = lanes_of(columns - c);
     const F32 bias = output.bias == nullptr ? splat(0.0f) : load_lanes(output.bias + channel + c, lanes);
-    F32 shift = splat(0.0f), sum = shift, squares = shift;
-    if (moments != nullptr && moments->count > 0) {
-      shift = load(moments->shift + c);
-      sum = load(moments->sum + c);
-      squares = load(moments->squares + c);
-    }
     for (int64_t p = 0; p < pixels; ++p) {
       const int64_t at = offset + p * step + channel + c;
       F32 value = load(tile + p * kPanel + c) + bias;
       if (output.residual != nullptr) value = value + load_lanes(output.residual, dtype, at, lanes);
       store_lanes(output.y, dtype, at, value, lanes, streams);
-      if (moments != nullptr) {
-        value = rounded(value, dtype);
-        if (p == 0 && moments->count == 0) shift = value;
-        value = value - shift;
-        sum = sum + value;
-        squares = fma(value, value, squares);
-      }
-    }
-    if (moments != nullptr) {
-      store(moments->shift + c, shift);
-      store(moments->sum + c, sum);
-      store(moments->squares + c, squares);
+      if (moments != nullptr) store(tile + p * kPanel + c, rounded(value, dtype));
     }
   }
-  if (moments != nullptr) moments->count += pixels;
+  if (moments != nullptr) moments->add(tile, pixels, columns);
 }
 
 }  // namespace VDM_ISA
