@@ -77,9 +77,9 @@ struct TapsWeightGradientParams {
   ConvInput input;
   GroupNorm norm;
   ConvInput dy;
-  float* dweight;
+  float* dweight;  // without gaps
   std::array<int64_t, 4> strides;
-  float* dbias;  // (out_channels,), or null
+  float* dbias;  // (out_channels,)
 };
 void taps_weight_gradient_cpu(const TapsWeightGradientParams& params);
 

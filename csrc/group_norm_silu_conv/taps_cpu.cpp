@@ -14,9 +14,12 @@ namespace {
 
 // What a task reads at once: it, a panel of the weight and the output share the L2 cache.
 constexpr int64_t kReadBytes = 256 << 10;
-// All partial sums of a weight gradient together, and how many there are at most.
+// For the gradient of the weight, which is read and written for every task, more.
+constexpr int64_t kGradientReadBytes = 1 << 20;
+// Its partial sums: all of them together, how many there are at most, and of how many pixels at least.
 constexpr int64_t kPartialBytes = 16 << 20;
 constexpr int64_t kMaxParts = 16;
+constexpr int64_t kPartPixels = 1024;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -225,13 +228,12 @@ TapsPlan make_plan(const ConvInput& input, const TapAxis& axis, int64_t out_heig
   return plan;
 }
 
-// How many images a task takes: as much as fits the cache where an image is less, without leaving threads
-// idle.
-int64_t images_per_task(const TapsPlan& plan) {
+// How many images a task takes of `images` that are to be shared: as much as fits the cache where each is
+// less, without leaving threads idle.
+int64_t images_per_task(const TapsPlan& plan, int64_t images, int64_t threads, int64_t read_bytes) {
   if (plan.segments > 1) return 1;
   const int64_t bytes = plan.read_rows * plan.read_columns * plan.input.channels * int64_t{sizeof(float)};
-  const int64_t share = ceil_div(plan.input.images, max_threads());
-  return std::clamp<int64_t>(kReadBytes / bytes, 1, std::max<int64_t>(share, 1));
+  return std::clamp<int64_t>(read_bytes / bytes, 1, ceil_div(images, threads));
 }
 
 }  // namespace
@@ -248,7 +250,8 @@ void taps_conv_cpu(const TapsConvParams& params) {
   const int64_t read_bytes =
       input.images * input.height * input.width * input.channels * size_of(input.dtype);
   const int64_t bytes = pixels * output.channels * size_of(output.dtype);
-  output.stream = exceeds_cache(read_bytes + (output.residual == nullptr ? 1 : 2) * bytes) &&
+  const int64_t weight_bytes = taps_packed_size(params.kernel) * int64_t{sizeof(float)};
+  output.stream = exceeds_cache(read_bytes + weight_bytes + (output.residual == nullptr ? 1 : 2) * bytes) &&
                   reinterpret_cast<uintptr_t>(output.y) % 64 == 0;
   const Buffer activation = activate(params.norm, &input);
   const TapsPlan plan = make_plan(input, params.kernel.axis(), output.height, output.width, output.channels);
@@ -257,7 +260,8 @@ void taps_conv_cpu(const TapsConvParams& params) {
     moments.resize(static_cast<size_t>(input.images * plan.segments * plan.phases() * output.channels));
   const TapsConv conv = {plan, output, params.packed, moments.empty() ? nullptr : moments.data()};
 
-  const int64_t group = images_per_task(plan), groups = ceil_div(input.images, group);
+  const int64_t group = images_per_task(plan, input.images, max_threads(), kReadBytes);
+  const int64_t groups = ceil_div(input.images, group);
   const int64_t blocks = groups * plan.segments;
   const int64_t splits = std::min(ceil_div(max_threads(), blocks), plan.panels());
   const auto kernel = VDM_SIMD(taps_conv);
@@ -279,40 +283,42 @@ void taps_weight_gradient_cpu(const TapsWeightGradientParams& params) {
   const TapsKernel& kernel = params.kernel;
   ConvInput input = params.input;
   const ConvInput& dy = params.dy;
-  const int64_t size = taps_packed_size(kernel), panels = ceil_div(kernel.out_channels, kTapsPanel);
-  const bool empty = dy.images * dy.height * dy.width == 0;
-  const Buffer activation = empty ? nullptr : activate(params.norm, &input);
+  const int64_t pixels = dy.images * dy.height * dy.width;
+  if (pixels == 0) {
+    std::fill_n(params.dweight, kernel.out_channels * kernel.in_channels * kernel.size * kernel.size, 0.0f);
+    std::fill_n(params.dbias, kernel.out_channels, 0.0f);
+    return;
+  }
+  const Buffer activation = activate(params.norm, &input);
+  const TapsPlan plan = make_plan(input, kernel.axis(), dy.height, dy.width, dy.channels);
+  const TapsWeightGradient gradient = {plan, dy};
 
-  // Partial sums over the units of each part; their number depends on the shapes alone.
-  const TapsPlan plan =
-      empty ? TapsPlan{} : make_plan(input, kernel.axis(), dy.height, dy.width, dy.channels);
-  const int64_t units = empty ? 1 : input.images * plan.segments;
+  // Partial sums of ranges of segments; how many depends on the shapes alone.
+  const int64_t segments = input.images * plan.segments, size = taps_packed_size(kernel);
+  const int64_t most =
+      std::min({segments, kMaxParts, pixels / kPartPixels, kPartialBytes / (size * int64_t{sizeof(float)})});
   int64_t parts = 1;
-  while (2 * parts <= std::min(units, kMaxParts) &&
-         2 * parts * size * int64_t{sizeof(float)} <= kPartialBytes)
-    parts *= 2;
-  const int64_t part_size = size + panels * kTapsPanel;
+  while (2 * parts <= most) parts *= 2;
+  const int64_t panels = plan.panels(), part_size = size + panels * kTapsPanel;
   const Buffer partial = allocate(parts * part_size);
 
-  const TapsWeightGradient gradient = {plan, dy};
-  const int64_t group = empty ? 1 : images_per_task(plan);
+  const int64_t group = images_per_task(plan, segments, parts, kGradientReadBytes);
   const int64_t splits = std::min(ceil_div(max_threads(), parts), panels);
   const auto run = VDM_SIMD(taps_weight_gradient);
   parallel_for(parts * splits, 1, [&](int64_t begin, int64_t end) {
-    const Buffer scratch = allocate(empty ? 0 : group * (plan.read_size() + gradient.dy_size()));
+    const Buffer scratch = allocate(group * (plan.read_size() + gradient.dy_size()));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t part = i / splits, split = i % splits;
       const int64_t panel = panels * split / splits, last_panel = panels * (split + 1) / splits;
       float *const dpacked = partial.get() + part * part_size, *const dbias = dpacked + size;
-      const int64_t panel_size = size / panels;
-      std::fill(dpacked + panel * panel_size, dpacked + last_panel * panel_size, 0.0f);
-      std::fill(dbias + panel * kTapsPanel, dbias + last_panel * kTapsPanel, 0.0f);
-      if (empty) continue;
-      for (int64_t unit = units * part / parts, last = units * (part + 1) / parts; unit < last;) {
-        const int64_t images = plan.segments > 1 ? 1 : std::min(group, last - unit);
-        run(gradient, {unit / plan.segments, images, unit % plan.segments, panel, last_panel}, dpacked, dbias,
-            scratch.get());
-        unit += images;
+      std::fill(dpacked + size / panels * panel, dpacked + size / panels * last_panel, 0.0f);
+      std::fill(dbias + kTapsPanel * panel, dbias + kTapsPanel * last_panel, 0.0f);
+      const int64_t last = segments * (part + 1) / parts;
+      for (int64_t segment = segments * part / parts; segment < last;) {
+        const int64_t images = std::min(group, last - segment);
+        run(gradient, {segment / plan.segments, images, segment % plan.segments, panel, last_panel}, dpacked,
+            dbias, scratch.get());
+        segment += images;
       }
     }
   });
@@ -322,7 +328,7 @@ void taps_weight_gradient_cpu(const TapsWeightGradientParams& params) {
       for (int64_t i = begin; i < end; ++i) partial[i] += partial[part * part_size + i];
   });
   Packing(kernel, params.strides).unpack(partial.get(), params.dweight);
-  if (params.dbias != nullptr) std::copy_n(partial.get() + size, kernel.out_channels, params.dbias);
+  std::copy_n(partial.get() + size, kernel.out_channels, params.dbias);
 }
 
 }  // namespace vdm
