@@ -14,6 +14,7 @@
 //     zip_lo32, zip_hi32          U32: low (high) halves of the 64-bit lanes of two U64, alternately
 //     xor3                        exclusive or of three
 //     interleave4(a, b, c, d)     within 128-bit lanes: a0 b0 c0 d0, a1 b1 c1 d1, ... (a transposed 4x4)
+//     transpose(rows)             lane i of rows[j] becomes lane j of rows[i]
 //     split_exponent(a, k, f)     a = 2^k (1 + f), f in [-1/4, 1/2)
 //     clip, keep_within           for thresholding
 //     select_bit<bit>(t, a, b)    bit of t set ? a : b

@@ -136,6 +136,17 @@ VDM_INLINE void interleave4(F32& a, F32& b, F32& c, F32& d) {
   d.v = _mm256_castpd_ps(_mm256_unpackhi_pd(ab_hi, cd_hi));
 }
 
+VDM_INLINE void transpose(F32 (&rows)[kLanes]) {
+  interleave4(rows[0], rows[1], rows[2], rows[3]);
+  interleave4(rows[4], rows[5], rows[6], rows[7]);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m256 a = rows[i].v, b = rows[i + 4].v;
+    rows[i].v = _mm256_permute2f128_ps(a, b, 0x20);
+    rows[i + 4].v = _mm256_permute2f128_ps(a, b, 0x31);
+  }
+}
+
 VDM_INLINE F32 from_bf16(U16 a) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a.v), 16))};
 }

@@ -137,6 +137,21 @@ VDM_INLINE void interleave4(F32& a, F32& b, F32& c, F32& d) {
   d.v = _mm512_castpd_ps(_mm512_unpackhi_pd(ab_hi, cd_hi));
 }
 
+VDM_INLINE void transpose(F32 (&rows)[kLanes]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) interleave4(rows[i], rows[i + 1], rows[i + 2], rows[i + 3]);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512 a = rows[i].v, b = rows[i + 4].v, c = rows[i + 8].v, d = rows[i + 12].v;
+    const __m512 ab_lo = _mm512_shuffle_f32x4(a, b, 0x44), ab_hi = _mm512_shuffle_f32x4(a, b, 0xEE);
+    const __m512 cd_lo = _mm512_shuffle_f32x4(c, d, 0x44), cd_hi = _mm512_shuffle_f32x4(c, d, 0xEE);
+    rows[i].v = _mm512_shuffle_f32x4(ab_lo, cd_lo, 0x88);
+    rows[i + 4].v = _mm512_shuffle_f32x4(ab_lo, cd_lo, 0xDD);
+    rows[i + 8].v = _mm512_shuffle_f32x4(ab_hi, cd_hi, 0x88);
+    rows[i + 12].v = _mm512_shuffle_f32x4(ab_hi, cd_hi, 0xDD);
+  }
+}
+
 VDM_INLINE F32 from_bf16(U16 a) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(a.v), 16))};
 }

@@ -184,6 +184,8 @@ VDM_INLINE void interleave4(F32& a, F32& b, F32& c, F32& d) {
   d.v = row3;
 }
 
+VDM_INLINE void transpose(F32 (&rows)[kLanes]) { interleave4(rows[0], rows[1], rows[2], rows[3]); }
+
 VDM_INLINE U32 widen(U16 a) { return {__builtin_convertvector(a.v, u32x4)}; }
 VDM_INLINE U16 narrow(U32 a) { return {__builtin_convertvector(a.v, u16x4)}; }
 
