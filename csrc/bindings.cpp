@@ -20,6 +20,7 @@
 #include "group_norm_silu_conv/taps.h"
 #include "philox_normal/philox_normal.h"
 #include "q_sample/q_sample.h"
+#include "spatial_attention/spatial_attention.h"
 
 namespace py = pybind11;
 using py::operator""_a;
@@ -105,6 +106,23 @@ DdimStepBackwardParams ddim_step_bwd(Address dout, Address z, Address prediction
 
 AbsQuantileParams abs_quantile(Address x, Address out, int dtype, int64_t batch, int64_t n, double q) {
   return {pointer(x), pointer<float>(out), DType(dtype), batch, n, q};
+}
+
+SpatialAttentionParams spatial_attention(Address qkv, Address bias_table, Address out, int dtype,
+                                         int64_t images, int64_t height, int64_t width, int64_t heads,
+                                         int64_t channels) {
+  return {{pointer(qkv), pointer<float>(bias_table), DType(dtype), images, height, width, heads, channels},
+          pointer(out)};
+}
+
+SpatialAttentionBackwardParams spatial_attention_bwd(Address dout, Address qkv, Address bias_table,
+                                                     Address dqkv, Address dbias_table, int dtype,
+                                                     int64_t images, int64_t height, int64_t width,
+                                                     int64_t heads, int64_t channels) {
+  return {{pointer(qkv), pointer<float>(bias_table), DType(dtype), images, height, width, heads, channels},
+          pointer(dout),
+          pointer(dqkv),
+          pointer<float>(dbias_table)};
 }
 
 ChannelStatisticsParams channel_statistics(Address x, Address statistics, int dtype, int64_t images,
@@ -248,6 +266,8 @@ PYBIND11_MODULE(_C, m) {
   define(m, "ddim_step_cpu", ddim_step_cpu, ddim_step);
   define(m, "ddim_step_bwd_cpu", ddim_step_bwd_cpu, ddim_step_bwd);
   define(m, "abs_quantile_cpu", abs_quantile_cpu, abs_quantile);
+  define(m, "spatial_attention_cpu", spatial_attention_cpu, spatial_attention);
+  define(m, "spatial_attention_bwd_cpu", spatial_attention_bwd_cpu, spatial_attention_bwd);
   define(m, "channel_statistics_cpu", channel_statistics_cpu, channel_statistics);
   define(m, "taps_pack_cpu", taps_pack_cpu, taps_pack);
   define(m, "taps_conv_cpu", taps_conv_cpu, taps_conv);

@@ -1,0 +1,83 @@
+"""`spatial_attention` in C++."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vdm_kernels.native import DTYPE_CODES, launch, pointer, unsupported
+from vdm_kernels.op import fake_gradients
+
+
+def supports_spatial_attention(qkv: Tensor, bias_table: Tensor | None) -> str | None:
+    """None, or why the extension cannot run this call."""
+    if qkv.is_cuda:
+        return "the native kernel of spatial_attention runs on the CPU"
+    return unsupported(qkv.device, qkv.dtype, *(() if bias_table is None else (bias_table.dtype,)))
+
+
+def supports_spatial_attention_bwd(
+    dout: Tensor, qkv: Tensor, bias_table: Tensor | None, needs: Sequence[bool]
+) -> str | None:
+    """None, or why the extension cannot run this call."""
+    return supports_spatial_attention(qkv, bias_table)
+
+
+def spatial_attention(qkv: Tensor, bias_table: Tensor | None) -> Tensor:
+    """See `vdm_kernels.spatial_attention`; both are contiguous."""
+    out = qkv.new_empty((*qkv.shape[:3], *qkv.shape[4:]))
+    if qkv.numel() == 0:
+        return out
+    table = None if bias_table is None else _used(bias_table, qkv).float().contiguous()
+    launch(
+        "spatial_attention",
+        qkv.device,
+        qkv.data_ptr(),
+        pointer(table),
+        out.data_ptr(),
+        *_dtype_and_sizes(qkv),
+    )
+    return out
+
+
+def spatial_attention_bwd(
+    dout: Tensor, qkv: Tensor, bias_table: Tensor | None, needs: Sequence[bool]
+) -> list[Tensor]:
+    """Gradients of (qkv, bias_table)."""
+    if qkv.numel() == 0:
+        empties = fake_gradients(qkv, bias_table, needs=needs)
+        return [gradient.zero_() for gradient in empties]
+    table = None if bias_table is None else _used(bias_table, qkv).float().contiguous()
+    dqkv = torch.empty_like(qkv) if needs[0] else None
+    dtable = torch.empty_like(table) if table is not None and needs[1] else None
+    launch(
+        "spatial_attention_bwd",
+        qkv.device,
+        dout.data_ptr(),
+        qkv.data_ptr(),
+        pointer(table),
+        pointer(dqkv),
+        pointer(dtable),
+        *_dtype_and_sizes(qkv),
+    )
+    empty = qkv.new_empty(0)
+    if bias_table is None or dtable is None:
+        return [empty if dqkv is None else dqkv, empty]
+    dbias_table = torch.zeros_like(bias_table)
+    _used(dbias_table, qkv).copy_(dtable)
+    return [empty if dqkv is None else dqkv, dbias_table]
+
+
+def _used(bias_table: Tensor, qkv: Tensor) -> Tensor:
+    """The part (heads, 2 H - 1, 2 W - 1) of a table that images of qkv's size use."""
+    _, rows, columns = bias_table.shape
+    _, height, width = qkv.shape[:3]
+    row, column = rows // 2 + 1 - height, columns // 2 + 1 - width
+    return bias_table[:, row : row + 2 * height - 1, column : column + 2 * width - 1]
+
+
+def _dtype_and_sizes(qkv: Tensor) -> tuple[int, ...]:
+    images, height, width, _, heads, channels = qkv.shape
+    return DTYPE_CODES[qkv.dtype], images, height, width, heads, channels
