@@ -215,7 +215,7 @@ TapsPlan make_plan(const ConvInput& input, const TapAxis& axis, int64_t out_heig
   const int64_t rows = ceil_div(out_height, axis.out_step), columns = ceil_div(out_width, axis.out_step);
   const int64_t span = axis.end() - axis.lowest();
   plan.read_columns = (columns - 1) * axis.in_step + span;
-  const int64_t row_bytes = plan.read_columns * input.channels * int64_t{sizeof(float)};
+  const int64_t row_bytes = std::max<int64_t>(plan.read_columns * input.channels, 1) * int64_t{sizeof(float)};
   const int64_t most = (kReadBytes / row_bytes - span) / axis.in_step + 1;
   plan.segments = ceil_div(rows, std::clamp<int64_t>(most, 1, rows));
   plan.segment_rows = ceil_div(rows, plan.segments);
@@ -232,8 +232,8 @@ TapsPlan make_plan(const ConvInput& input, const TapAxis& axis, int64_t out_heig
 // less, without leaving threads idle.
 int64_t images_per_task(const TapsPlan& plan, int64_t images, int64_t threads, int64_t read_bytes) {
   if (plan.segments > 1) return 1;
-  const int64_t bytes = plan.read_rows * plan.read_columns * plan.input.channels * int64_t{sizeof(float)};
-  return std::clamp<int64_t>(read_bytes / bytes, 1, ceil_div(images, threads));
+  const int64_t size = plan.read_rows * plan.read_columns * std::max<int64_t>(plan.input.channels, 1);
+  return std::clamp<int64_t>(read_bytes / (size * int64_t{sizeof(float)}), 1, ceil_div(images, threads));
 }
 
 }  // namespace
@@ -284,7 +284,7 @@ void taps_weight_gradient_cpu(const TapsWeightGradientParams& params) {
   ConvInput input = params.input;
   const ConvInput& dy = params.dy;
   const int64_t pixels = dy.images * dy.height * dy.width;
-  if (pixels == 0) {
+  if (pixels * kernel.out_channels == 0) {
     std::fill_n(params.dweight, kernel.out_channels * kernel.in_channels * kernel.size * kernel.size, 0.0f);
     std::fill_n(params.dbias, kernel.out_channels, 0.0f);
     return;
@@ -295,8 +295,8 @@ void taps_weight_gradient_cpu(const TapsWeightGradientParams& params) {
 
   // Partial sums of ranges of segments; how many depends on the shapes alone.
   const int64_t segments = input.images * plan.segments, size = taps_packed_size(kernel);
-  const int64_t most =
-      std::min({segments, kMaxParts, pixels / kPartPixels, kPartialBytes / (size * int64_t{sizeof(float)})});
+  const int64_t most = std::min({segments, kMaxParts, pixels / kPartPixels,
+                                 kPartialBytes / (std::max<int64_t>(size, 1) * int64_t{sizeof(float)})});
   int64_t parts = 1;
   while (2 * parts <= most) parts *= 2;
   const int64_t panels = plan.panels(), part_size = size + panels * kTapsPanel;

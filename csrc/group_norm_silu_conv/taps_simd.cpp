@@ -16,7 +16,8 @@ static_assert(kTapsPanel == kPanel, "a packed weight's panels are those of the m
 
 constexpr int64_t kTile = 4 * kGemmRows;
 
-// Of the panels that are computed from a tile's input while that is in the L1 cache.
+// Panels that are computed from a tile's input while that is in the L1 cache: at most so many, and a last one
+// when their weight reaches this size.
 constexpr int64_t kMaxPanels = 8;
 constexpr int64_t kWeightBytes = 128 << 10;
 
@@ -110,6 +111,7 @@ VDM_INLINE void sum_taps(const TapsPlan& plan, const Block& block, const Pieces&
   }
 }
 
+// Asks for what the next tile reads in place, which may not be in any cache.
 VDM_INLINE void prefetch_input(const TapsPlan& plan, const Pieces& input, int64_t image, int64_t row,
                                int64_t column, int64_t pixels) {
   for (int p = 0; p < input.count; ++p) {
@@ -194,10 +196,8 @@ void taps_conv(const TapsConv& conv, const TapsTask& task, float* scratch) {
     const Block block = phase_block(conv.plan, task.segment, phase);
     const int64_t taps = conv.plan.axis.taps[block.y] * conv.plan.axis.taps[block.x];
     const int64_t panel_bytes = taps * conv.plan.input.channels * kPanel * int64_t{sizeof(float)};
-    const int64_t count = panel_bytes * kMaxPanels <= kWeightBytes
-                              ? kMaxPanels
-                              : smaller(kMaxPanels, kWeightBytes / panel_bytes + 1);
-    // The weight of some panels stays in the L2 cache for all images.
+    // The weight of so many panels stays in the L2 cache for all images.
+    const int64_t count = panel_bytes == 0 ? kMaxPanels : smaller(kMaxPanels, kWeightBytes / panel_bytes + 1);
     for (int64_t panel = task.panel; panel < task.last_panel; panel += count) {
       for (int64_t image = 0; image < task.images; ++image) {
         convolve(conv, task, block, input, image, panel, smaller(panel + count, task.last_panel));
