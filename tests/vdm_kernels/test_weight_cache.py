@@ -190,6 +190,20 @@ def test_a_copied_weight_has_forms_of_its_own() -> None:
     assert prepared(weight) is kept
 
 
+def test_new_views_of_a_parameter_find_what_is_kept() -> None:
+    linear = nn.Linear(4, 8)
+    kept = [prepared(linear.weight[:, :, None, None]) for _ in range(3)]
+    assert kept[1] is kept[2]
+    assert torch.equal(prepared(linear.weight[2:6, :, None, None]), linear.weight[2:6, :, None, None])
+    assert prepared(linear.weight[:, :, None, None]) is kept[2]
+    linear.weight.data.mul_(2.0)
+    assert torch.equal(prepared(linear.weight[:, :, None, None]), linear.weight[:, :, None, None])
+    gone = weakref.ref(kept.pop())
+    del kept, linear
+    gc.collect()
+    assert gone() is None
+
+
 def test_a_view_with_gaps_is_prepared_each_time() -> None:
     weight = torch.randn(8, 4, 3, 6)[..., ::2]
     prepare = Prepare(weight)

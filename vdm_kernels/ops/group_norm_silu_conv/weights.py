@@ -33,7 +33,12 @@ def prepared(weight: Tensor, form: Hashable, prepare: Callable[[], Tensor]) -> T
         return prepare()
     fingerprint = C.fingerprint(weight.data_ptr(), weight.numel() * weight.element_size())
     content = (fingerprint, weight.dtype, weight.shape, weight.stride())
-    entries: dict[Hashable, _Entry] = _ENTRIES.setdefault(weight, {})
+    owner = weight
+    if (
+        weight._base is not None
+    ):  # a linear layer's weight seen as a 1x1 convolution's is a new view at each call
+        owner, form = weight._base, (form, weight.storage_offset(), weight.shape, weight.stride())
+    entries: dict[Hashable, _Entry] = _ENTRIES.setdefault(owner, {})
     found = entries.get(form)
     if found is None or found.content != content:
         entries[form] = _Entry(content, None)
