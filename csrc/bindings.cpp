@@ -1,6 +1,8 @@
 // The module vdm_kernels._C: one line per launcher. It knows nothing of torch: tensors are addresses (0 =
 // absent), element types and parameterizations are the codes of common/types.h, a CUDA stream is its address.
 // The Python side checks everything before it calls; nothing is checked here.
+#include "bindings.h"
+
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -27,13 +29,6 @@ using py::operator""_a;
 
 namespace vdm {
 namespace {
-
-using Address = uintptr_t;
-
-template <typename T = void>
-T* pointer(Address address) {
-  return reinterpret_cast<T*>(address);
-}
 
 // The arguments of each op, in Python's order.
 
@@ -130,23 +125,6 @@ ChannelStatisticsParams channel_statistics(Address x, Address statistics, int dt
   return {pointer(x), pointer<Statistic>(statistics), DType(dtype), images, pixels, channels};
 }
 
-GroupNorm group_norm(Address statistics, Address weight, Address bias, Address scale, Address shift,
-                     int64_t batch, int64_t frames, int64_t channels, int64_t groups,
-                     int64_t modulation_frames, bool video, double eps) {
-  return {pointer<Statistic>(statistics),
-          pointer<float>(weight),
-          pointer<float>(bias),
-          pointer<float>(scale),
-          pointer<float>(shift),
-          batch,
-          frames,
-          channels,
-          groups,
-          modulation_frames,
-          video,
-          eps};
-}
-
 GroupNormSiluParams group_norm_silu(Address x, Address a, int dtype, int64_t pixels, Address statistics,
                                     Address weight, Address bias, Address scale, Address shift, int64_t batch,
                                     int64_t frames, int64_t channels, int64_t groups,
@@ -198,14 +176,6 @@ ConvOutput conv_output(const ConvOutputArgs& args) {
   const auto [y, residual, bias, dtype, images, height, width, channels] = args;
   return {pointer(y), pointer(residual), pointer<float>(bias), DType(dtype), images, height, width, channels,
           false};
-}
-
-// statistics, weight, bias, scale, shift, batch, frames, channels, groups, modulation_frames, video, eps
-using GroupNormArgs = std::tuple<Address, Address, Address, Address, Address, int64_t, int64_t, int64_t,
-                                 int64_t, int64_t, bool, double>;
-
-GroupNorm conv_norm(const GroupNormArgs& args) {
-  return std::apply([](auto... arg) { return group_norm(arg...); }, args);
 }
 
 // out_channels, in_channels, size, stride, upsample, transposed
@@ -286,6 +256,7 @@ PYBIND11_MODULE(_C, m) {
   define(m, "ddim_step_bwd_cuda", ddim_step_bwd_cuda, ddim_step_bwd);
   m.def("abs_quantile_cuda", abs_quantile_with_workspace, py::call_guard<py::gil_scoped_release>());
   m.def("abs_quantile_cuda_workspace_bytes", abs_quantile_cuda_workspace_bytes, "batch"_a);
+  define_norm_cuda(m);
   m.attr("has_cuda") = true;
 #else
   m.attr("has_cuda") = false;

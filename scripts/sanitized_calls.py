@@ -32,7 +32,35 @@ def main() -> None:
                     for extra in (plain, guided):
                         z_s = step(z, prediction, early, early + 1, seed, draw, parameterization="v", **extra)
                         torch.autograd.grad(z_s, (z, prediction), torch.ones_like(z_s))
+    for dtype in (torch.float32, torch.bfloat16):
+        for channels, out, size in ((64, 72, (33, 17)), (15, 9, (7, 5))):
+            norm_and_convolve(dtype, channels, out, size)
     torch.cuda.synchronize()
+
+
+def norm_and_convolve(dtype: torch.dtype, channels: int, out: int, size: tuple[int, int]) -> None:
+    """The norm alone, and convolutions of one input and of two, forward and backward."""
+
+    def video(width: int) -> torch.Tensor:
+        x = torch.randn(2, width, 2, *size, device="cuda").to(dtype)
+        return x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+
+    x, x2, residual = video(channels), video(channels), video(out)
+    affine = torch.ones(2 * channels, device="cuda", requires_grad=True)
+    for scope in ("frame", "video"):
+        norm: dict[str, Any] = {"num_groups": channels // 3 if channels % 3 == 0 else 8, "norm_scope": scope}
+        with vdm_kernels.use_backend("native"):
+            y = vdm_kernels.group_norm_silu(x, affine[:channels], affine[:channels], **norm)
+            torch.autograd.grad(y, (x, affine), torch.ones_like(y))
+            vdm_kernels.group_norm_silu(x.detach(), affine[:channels], affine[:channels], **norm)
+            for second in (None, x2):
+                width = channels if second is None else 2 * channels
+                weight = torch.randn(out, width, 3, 3, device="cuda").to(dtype).requires_grad_()
+                of_norm: dict[str, Any] = {"norm_weight": affine[:width], "norm_bias": affine[:width], **norm}
+                y, _ = vdm_kernels.group_norm_silu_conv(
+                    x, weight, x2=second, residual=residual, return_statistics=True, **of_norm
+                )
+                torch.autograd.grad(y, (x, weight, affine), torch.ones_like(y))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,13 @@ def launch(name: str, device: torch.device, *arguments: float | tuple[float, ...
         getattr(C, f"{name}_cuda")(*arguments, torch.cuda.current_stream(device).cuda_stream)
 
 
+def launch_in_workspace(name: str, device: torch.device, *arguments: float | tuple[float, ...]) -> None:
+    """Runs `<name>_cuda` with the device memory that `<name>_cuda_workspace` asks for."""
+    size = getattr(C, f"{name}_cuda_workspace")(*arguments, 0)
+    workspace = torch.empty(size, dtype=torch.uint8, device=device)
+    launch(name, device, *arguments, workspace.data_ptr())
+
+
 def set_allocator_policy() -> bool:
     """Makes the process keep memory that tensors free, instead of giving it back and faulting it in again.
 

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "common/host_device.h"
+
 namespace vdm {
 
 constexpr int kGroupsPerBlock = 128;
@@ -19,7 +21,7 @@ struct GroupGrid {
   int64_t thread_blocks;  // the grid; 0 where there is nothing to do, -1 where the batch is too large
 };
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr VDM_HOST_DEVICE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // With samples up to a quarter of the resident thread blocks, the grid is one wave, at least four fifths
 // full; with more it is four waves or more, so that a partial last one costs little.

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/host_device.h"
+
 namespace vdm {
 
 // What channel_statistics writes. A mean of 1000 rounded to float32 is off by 3e-5.
@@ -25,16 +27,18 @@ struct GroupNorm {
   bool video;                 // a group's statistics are over all frames of a video
   double eps;
 
-  int64_t images() const { return batch * frames; }
-  int64_t group_channels() const { return channels / groups; }
+  VDM_HOST_DEVICE int64_t images() const { return batch * frames; }
+  VDM_HOST_DEVICE int64_t group_channels() const { return channels / groups; }
   // 1 + scale and shift of an image's channel.
-  double factor(int64_t image, int64_t c) const {
+  VDM_HOST_DEVICE double factor(int64_t image, int64_t c) const {
     return scale ? 1.0 + double{scale[modulation(image) + c]} : 1.0;
   }
-  double added(int64_t image, int64_t c) const { return shift ? double{shift[modulation(image) + c]} : 0.0; }
+  VDM_HOST_DEVICE double added(int64_t image, int64_t c) const {
+    return shift ? double{shift[modulation(image) + c]} : 0.0;
+  }
 
  private:
-  int64_t modulation(int64_t image) const {
+  VDM_HOST_DEVICE int64_t modulation(int64_t image) const {
     return (modulation_frames == frames ? image : image / frames) * channels;
   }
 };
@@ -43,8 +47,8 @@ struct GroupNorm {
 struct GroupMoments {
   double mean, rstd;
 
-  float center() const { return static_cast<float>(mean); }
-  double beyond_center() const { return mean - double{center()}; }
+  VDM_HOST_DEVICE float center() const { return static_cast<float>(mean); }
+  VDM_HOST_DEVICE double beyond_center() const { return mean - double{center()}; }
 };
 
 // (batch * frames, groups), pooled over the group's channels and, with `video`, the frames: the mean is that

@@ -45,6 +45,30 @@ void with_dtype(DType dtype, const Body& body) {
   }
 }
 
+// The dynamic shared memory of the thread block.
+template <typename T>
+__device__ T* dynamic_shared() {
+  extern __shared__ uint4 dynamic_shared_memory[];
+  return reinterpret_cast<T*>(dynamic_shared_memory);
+}
+
+// Arrays one after the other in a workspace, 16-byte aligned; with a null address, only their size.
+struct Workspace {
+  uintptr_t next;
+
+  explicit Workspace(void* address) : next(reinterpret_cast<uintptr_t>(address)) {}
+
+  template <typename T>
+  T* take(int64_t size) {
+    T* const array = reinterpret_cast<T*>(next);
+    next += static_cast<uintptr_t>(ceil_div(size * static_cast<int64_t>(sizeof(T)), 16)) * 16;
+    return array;
+  }
+  int64_t bytes_from(const void* address) const {
+    return static_cast<int64_t>(next - reinterpret_cast<uintptr_t>(address));
+  }
+};
+
 // Whether a group of four elements of every sample can be one access at this address; null can.
 inline bool group_aligned(const void* tensor, DType dtype) {
   return reinterpret_cast<uintptr_t>(tensor) % (4 * size_of(dtype)) == 0;

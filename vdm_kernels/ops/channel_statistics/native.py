@@ -1,17 +1,15 @@
-"""`channel_statistics` in C++."""
+"""`channel_statistics` in C++ and CUDA C++."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from vdm_kernels.native import DTYPE_CODES, launch, unsupported
+from vdm_kernels.native import DTYPE_CODES, launch, launch_in_workspace, unsupported
 
 
 def supports_channel_statistics(x: Tensor) -> str | None:
     """None, or why the extension cannot run this call."""
-    if x.is_cuda:
-        return "the native kernel of channel_statistics runs on the CPU"
     return unsupported(x.device, x.dtype)
 
 
@@ -20,5 +18,16 @@ def channel_statistics(x: Tensor) -> Tensor:
     batch, channels, frames, height, width = x.shape
     statistics = x.new_empty((batch, frames, channels, 2), dtype=torch.float64)
     sizes = (batch * frames, height * width, channels)
-    launch("channel_statistics", x.device, x.data_ptr(), statistics.data_ptr(), DTYPE_CODES[x.dtype], *sizes)
+    arguments = (x.data_ptr(), statistics.data_ptr(), DTYPE_CODES[x.dtype], *sizes)
+    if x.is_cuda:
+        launch_in_workspace("channel_statistics", x.device, *arguments)
+    else:
+        launch("channel_statistics", x.device, *arguments)
     return statistics
+
+
+def joint_statistics(x: Tensor, x2: Tensor | None) -> Tensor:
+    """The channel statistics of the concatenation of x and x2."""
+    if x2 is None:
+        return channel_statistics(x)
+    return torch.cat([channel_statistics(x), channel_statistics(x2)], dim=2)

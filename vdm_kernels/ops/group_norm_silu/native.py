@@ -1,4 +1,4 @@
-"""`group_norm_silu` in C++."""
+"""`group_norm_silu` in C++ and CUDA C++."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vdm_kernels.native import DTYPE_CODES, launch, pointer, unsupported
-from vdm_kernels.ops.channel_statistics.native import channel_statistics
+from vdm_kernels.native import DTYPE_CODES, launch, launch_in_workspace, pointer, unsupported
+from vdm_kernels.ops.channel_statistics.native import channel_statistics, joint_statistics
 
 
 class NormTensors(NamedTuple):
     """The tensors of a modulated GroupNorm as the kernels read them, contiguous; float32 but for the statistics."""
 
-    statistics: Tensor  # (B, F, C, 2) float64
+    statistics: Tensor | None  # (B, F, C, 2) float64; None where a CUDA kernel computes them
     weight: Tensor  # (C,)
     bias: Tensor  # (C,)
     scale: Tensor | None  # (B, F or 1, C), as shift
@@ -27,14 +27,16 @@ class NormTensors(NamedTuple):
         modulation = self.shift if self.scale is None else self.scale
         return 1 if modulation is None else modulation.shape[1]
 
-    def arguments(self, num_groups: int, norm_scope: str, eps: float) -> tuple[int | float | bool, ...]:
-        """Those of `group_norm` in csrc/bindings.cpp."""
-        sizes = (*self.statistics.shape[:3], num_groups, self.modulation_frames)
+    def arguments(
+        self, x: Tensor, num_groups: int, norm_scope: str, eps: float
+    ) -> tuple[int | float | bool, ...]:
+        """Those of `group_norm` in csrc/bindings.h, for a norm of `x`, or of x and what follows its channels."""
+        sizes = (x.shape[0], x.shape[2], self.weight.shape[0], num_groups, self.modulation_frames)
         return (*map(pointer, self), *sizes, norm_scope == "video", eps)
 
 
 def norm_tensors(
-    statistics: Tensor, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None
+    statistics: Tensor | None, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None
 ) -> NormTensors:
     """Converts what is not float32."""
     scale, shift = (None if t is None else _float32(t) for t in (scale, shift))
@@ -59,8 +61,6 @@ def supports_group_norm_silu(
     eps: float,
 ) -> str | None:
     """None, or why the extension cannot run this call."""
-    if x.is_cuda:
-        return "the native kernel of group_norm_silu runs on the CPU"
     affine = [tensor.dtype for tensor in (weight, bias, scale, shift) if tensor is not None]
     if torch.float64 in affine:
         return "the native kernels compute in float32, and a parameter is float64"
@@ -79,12 +79,42 @@ def group_norm_silu(
     eps: float,
 ) -> Tensor:
     """See `vdm_kernels.group_norm_silu`; x is channels-last, scale and shift are (B, F or 1, C)."""
+    if x.is_cuda:
+        return activation(x, None, weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
     statistics = channel_statistics(x) if statistics is None else statistics
     norm = norm_tensors(statistics, weight, bias, scale, shift)
     y = torch.empty_like(x)
     pixels = x.shape[3] * x.shape[4]
     of_x = (x.data_ptr(), y.data_ptr(), DTYPE_CODES[x.dtype], pixels)
-    launch("group_norm_silu", x.device, *of_x, *norm.arguments(num_groups, norm_scope, eps))
+    launch("group_norm_silu", x.device, *of_x, *norm.arguments(x, num_groups, norm_scope, eps))
+    return y
+
+
+def activation(
+    x: Tensor,
+    x2: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    statistics: Tensor | None,
+    num_groups: int,
+    norm_scope: str,
+    eps: float,
+) -> Tensor:
+    """`group_norm_silu` of the concatenation of x and x2 on a GPU."""
+    norm = norm_tensors(statistics, weight, bias, scale, shift)
+    shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
+    launch_in_workspace(
+        "group_norm_silu",
+        x.device,
+        *map(pointer, (x, x2, y)),
+        DTYPE_CODES[x.dtype],
+        x.shape[3] * x.shape[4],
+        x.shape[1],
+        norm.arguments(x, num_groups, norm_scope, eps),
+    )
     return y
 
 
@@ -119,7 +149,6 @@ def group_norm_silu_bwd(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     """Gradients of (x, weight, bias, scale, shift), empty where not needed; dout is channels-last."""
-    statistics = channel_statistics(x) if statistics is None else statistics
     norm = (weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
     return input_gradients(dout, x, None, *norm, (*needs, False))[:5]
 
@@ -132,16 +161,16 @@ def input_gradients(
     bias: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
-    statistics: Tensor,
+    statistics: Tensor | None,
     num_groups: int,
     norm_scope: str,
     eps: float,
     needs: Sequence[bool],
 ) -> list[Tensor]:
-    """Gradients of (x, weight, bias, scale, shift, x2) on the CPU, empty where not needed.
+    """Gradients of (x, weight, bias, scale, shift, x2), empty where not needed.
 
-    The norm is over the channels of x and x2 together, which are those of `dout`. `dout` may have another dtype than
-    x and x2; all are channels-last.
+    The norm is over the channels of x and x2 together, which are those of `dout`. On the CPU, `dout` may have another
+    dtype than x and x2; all are channels-last.
     """
     arguments = (x, weight, bias, scale, shift, x2)
     if dout.numel() == 0:
@@ -149,6 +178,7 @@ def input_gradients(
             torch.zeros_like(a) if need and a is not None else x.new_empty(0)
             for a, need in zip(arguments, needs)
         ]
+    statistics = joint_statistics(x, x2) if statistics is None else statistics
     norm = norm_tensors(statistics, weight, bias, scale, shift)
     dx, dx2 = (
         torch.empty_like(a) if need and a is not None else None for a, need in ((x, needs[0]), (x2, needs[5]))
@@ -156,16 +186,13 @@ def input_gradients(
     affine = [
         None if t is None else torch.empty_like(t) for t in (norm.weight, norm.bias, norm.scale, norm.shift)
     ]
-    launch(
-        "group_norm_silu_bwd",
-        x.device,
-        *map(pointer, (dout, x, x2, dx, dx2, *affine)),
-        DTYPE_CODES[dout.dtype],
-        DTYPE_CODES[x.dtype],
-        x.shape[3] * x.shape[4],
-        x.shape[1],
-        *norm.arguments(num_groups, norm_scope, eps),
-    )
+    pointers = [pointer(t) for t in (dout, x, x2, dx, dx2, *affine)]
+    sizes = (DTYPE_CODES[x.dtype], x.shape[3] * x.shape[4], x.shape[1])
+    of_norm = norm.arguments(x, num_groups, norm_scope, eps)
+    if x.is_cuda:
+        launch_in_workspace("group_norm_silu_bwd", x.device, *pointers, *sizes, of_norm)
+    else:
+        launch("group_norm_silu_bwd", x.device, *pointers, DTYPE_CODES[dout.dtype], *sizes, *of_norm)
     gradients = [dx, *affine, dx2]
     return [
         _like(argument, gradient)

@@ -1,4 +1,4 @@
-"""`group_norm_silu_conv` in C++. The kernels' arguments come in the tuples of csrc/bindings.cpp."""
+"""`group_norm_silu_conv` in C++, on a GPU by cuda.py. Kernel arguments come in the tuples of csrc/bindings.cpp."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vdm_kernels.native import DTYPE_CODES, C, launch, pointer, unsupported
-from vdm_kernels.ops.channel_statistics.native import channel_statistics
+from vdm_kernels.ops.channel_statistics.native import joint_statistics
 from vdm_kernels.ops.group_norm_silu.native import NormTensors, input_gradients, norm_tensors
-from vdm_kernels.ops.group_norm_silu_conv import weights
+from vdm_kernels.ops.group_norm_silu_conv import cuda, weights
 
 
 def supports_group_norm_silu_conv(
@@ -25,8 +25,6 @@ def supports_group_norm_silu_conv(
     *args: Any,
 ) -> str | None:
     """None, or why the extension cannot run this call."""
-    if x.is_cuda:
-        return "the native kernel of group_norm_silu_conv runs on the CPU"
     affine = [tensor.dtype for tensor in (norm_weight, norm_bias, scale, shift) if tensor is not None]
     if torch.float64 in affine:
         return "the native kernels compute in float32, and a parameter is float64"
@@ -58,8 +56,12 @@ def group_norm_silu_conv(
     return_statistics: bool,
 ) -> tuple[Tensor, Tensor]:
     """See `vdm_kernels.group_norm_silu_conv`; videos are channels-last, scale and shift (B, F or 1, C)."""
-    statistics = _statistics(x, x2, statistics, num_groups)
     norm = (norm_weight, norm_bias, scale, shift, statistics, num_groups, norm_scope, eps)
+    if x.is_cuda:
+        convolution = (weight, bias, residual, upsample, stride, return_statistics)
+        return cuda.group_norm_silu_conv(x, x2, cuda.norm_of(*norm), *convolution)
+    if num_groups and statistics is None:
+        norm = (*norm[:4], joint_statistics(x, x2), *norm[5:])
     batch, _, frames, height, width = x.shape
     size = (2 * height, 2 * width) if upsample else ((height - 1) // stride + 1, (width - 1) // stride + 1)
     y = _empty_video(x, weight.shape[0], *size)
@@ -91,10 +93,15 @@ def group_norm_silu_conv_bwd(
     needs: Sequence[bool],
 ) -> list[Tensor]:
     """Gradients of (x, weight, bias, norm_weight, norm_bias, scale, shift, x2), empty where not needed."""
+    if num_groups and statistics is None:
+        statistics = joint_statistics(x, x2)
+    norm = (norm_weight, norm_bias, scale, shift, statistics, num_groups, norm_scope, eps)
+    if x.is_cuda:
+        return cuda.group_norm_silu_conv_bwd(
+            dout, x, x2, cuda.norm_of(*norm), weight, bias, upsample, stride, needs
+        )
     need_x, need_weight, need_bias, *need_affine, need_x2 = needs
     empty = dout.new_empty(0)
-    statistics = _statistics(x, x2, statistics, num_groups)
-    norm = (norm_weight, norm_bias, scale, shift, statistics, num_groups, norm_scope, eps)
     kernel = _Kernel(weight, stride, upsample)
     dweight, dbias = empty, empty
     if need_weight or need_bias:
@@ -116,14 +123,6 @@ def group_norm_silu_conv_bwd(
                 for part in da.split((x.shape[1], x2.shape[1]), dim=1)
             )
     return [gradient if need else empty for gradient, need in zip((dx, dweight, dbias, *daffine, dx2), needs)]
-
-
-def _statistics(x: Tensor, x2: Tensor | None, statistics: Tensor | None, num_groups: int) -> Tensor | None:
-    if statistics is not None or num_groups == 0:
-        return statistics
-    if x2 is None:
-        return channel_statistics(x)
-    return torch.cat([channel_statistics(x), channel_statistics(x2)], dim=2)
 
 
 class _Source(NamedTuple):
@@ -152,7 +151,7 @@ def _source(
     if norm_weight is None or norm_bias is None or statistics is None:
         return _Source(video, (0,) * 10 + (False, 0.0), None)
     norm = norm_tensors(statistics, norm_weight, norm_bias, scale, shift)
-    return _Source(video, norm.arguments(num_groups, norm_scope, eps), norm)
+    return _Source(video, norm.arguments(x, num_groups, norm_scope, eps), norm)
 
 
 class _Kernel(NamedTuple):
