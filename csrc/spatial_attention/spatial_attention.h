@@ -12,7 +12,7 @@ struct SpatialAttentionInput {
   const void* qkv;          // (images, height, width, 3, heads, channels) dtype
   const float* bias_table;  // (heads, 2 height - 1, 2 width - 1), or null
   DType dtype;
-  int64_t images, height, width, heads, channels;
+  int64_t images, height, width, heads, channels;  // none is 0
 };
 
 struct SpatialAttentionParams {

@@ -89,8 +89,6 @@ void spatial_attend_bwd(const SpatialGradientTask& gradient, int64_t first, int6
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(channels));
   pack(task.k, 0, pixels, 1.0f, scratch.k);
   pack(task.v, 0, pixels, 1.0f, scratch.v);
-  if (rows) clear(gradient.dk, pixels * padded);
-  if (rows) clear(gradient.dv, pixels * padded);
   if (table) clear(gradient.dtable, (2 * task.height - 1) * (2 * task.width - 1));
   for (int64_t query = first; query < last; query += kQueries) {
     const int64_t count = least(kQueries, last - query), columns = pad(count);
@@ -105,8 +103,8 @@ void spatial_attend_bwd(const SpatialGradientTask& gradient, int64_t first, int6
     clear(scratch.dot, kQueries);
     for (int64_t key = 0; key < pixels; key += kKeys) {
       const int64_t keys = least(kKeys, pixels - key);
-      float *const scores = scratch.scores + key * kQueries, *const dscores =
-                                                                 scratch.dscores + key * kQueries;
+      float* const scores = scratch.scores + key * kQueries;
+      float* const dscores = scratch.dscores + key * kQueries;
       score(task, runs, scratch, key, keys, columns, scores);
       multiply<false>(keys, columns, {scratch.v + key * padded, padded, 1}, scratch.dout_transposed, kQueries,
                       dscores, kQueries, channels);
@@ -120,12 +118,13 @@ void spatial_attend_bwd(const SpatialGradientTask& gradient, int64_t first, int6
       softmax_bwd(scratch, key / kKeys, keys, columns, p, ds);
       if (table) add_to_table(gradient, runs, key, keys, ds, scratch.skewed);
       if (!rows) continue;
-      const auto product = key > 0 ? multiply<true> : multiply<false>;
-      product(count, padded, {ds, 1, kQueries}, scratch.k + key * padded, padded, scratch.out, padded, keys);
-      multiply<true>(keys, padded, {p, kQueries, 1}, scratch.dout, padded, gradient.dv + key * padded, padded,
-                     count);
-      multiply<true>(keys, padded, {ds, kQueries, 1}, scratch.q, padded, gradient.dk + key * padded, padded,
-                     count);
+      const auto add_keys = key > 0 ? multiply<true> : multiply<false>;
+      const auto add_queries = query > first ? multiply<true> : multiply<false>;
+      add_keys(count, padded, {ds, 1, kQueries}, scratch.k + key * padded, padded, scratch.out, padded, keys);
+      add_queries(keys, padded, {p, kQueries, 1}, scratch.dout, padded, gradient.dv + key * padded, padded,
+                  count);
+      add_queries(keys, padded, {ds, kQueries, 1}, scratch.q, padded, gradient.dk + key * padded, padded,
+                  count);
     }
     if (!rows) continue;
     for (int64_t row = 0; row < count; ++row) {

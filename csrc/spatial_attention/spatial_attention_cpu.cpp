@@ -3,8 +3,10 @@
 // the queries too, whose sums are added in a second stage. The parts depend on the shape only: the result
 // does not depend on the number of threads.
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #include "common/parallel.h"
@@ -18,7 +20,7 @@ constexpr int64_t kGrain = int64_t{1} << 17;  // multiplications that pay for a 
 constexpr int64_t kMostParts = 32;            // of the backward pass, where heads of images are fewer
 
 int64_t pad(int64_t count) { return (count + kSpatialPadding - 1) / kSpatialPadding * kSpatialPadding; }
-int64_t blocks(int64_t count, int64_t block) { return (count + block - 1) / block; }
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Free {
   void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
@@ -39,21 +41,21 @@ class Layout {
   int64_t pixels() const { return in_.height * in_.width; }
   int64_t padded() const { return pad(in_.channels); }
   int64_t heads() const { return in_.images * in_.heads; }
-  int64_t groups() const { return blocks(pixels(), kSpatialQueries); }
+  int64_t groups() const { return ceil_div(pixels(), kSpatialQueries); }
   int64_t table_size() const { return table_size_; }
 
   // The rows of head `head % heads` of image `head / heads` in part `part` of `parts` of a tensor.
-  template <typename Rows, typename Pointer>
-  Rows rows(Pointer* tensor, int64_t head, int64_t part, int64_t parts) const {
+  template <typename Tensor>
+  SpatialTensor<Tensor> rows(Tensor* tensor, int64_t head, int64_t part, int64_t parts) const {
+    using Byte = std::conditional_t<std::is_const_v<Tensor>, const char, char>;
     const int64_t row = in_.heads * in_.channels, image = head / in_.heads;
     const int64_t first = (image * pixels() * parts + part) * row + head % in_.heads * in_.channels;
-    using Byte = std::conditional_t<std::is_const_v<Pointer>, const char, char>;
     return {static_cast<Byte*>(tensor) + first * size_of(in_.dtype), in_.dtype, pixels(), parts * row,
             in_.channels};
   }
 
   SpatialTask task(int64_t head) const {
-    const auto part = [&](int64_t i) { return rows<SpatialRows>(in_.qkv, head, i, 3); };
+    const auto part = [&](int64_t i) { return rows(in_.qkv, head, i, 3); };
     const float* table = tables_.empty() ? nullptr : tables_.data() + head % in_.heads * table_size_;
     return {part(0), part(1), part(2), table, in_.height, in_.width};
   }
@@ -71,7 +73,7 @@ class Scratch {
     const int64_t width = layout.padded(), queries = kSpatialQueries;
     const int64_t rows = layout.pixels() * width, group = queries * width;
     const int64_t keys = gradients ? layout.pixels() : std::min(layout.pixels(), kSpatialKeys);
-    const int64_t scores = keys * queries, tops = blocks(layout.pixels(), kSpatialKeys) * queries;
+    const int64_t scores = keys * queries, tops = ceil_div(layout.pixels(), kSpatialKeys) * queries;
     struct Part {
       float** pointer;
       int64_t size;
@@ -84,6 +86,7 @@ class Scratch {
                           {&view_.top, queries},
                           {&view_.sum, queries},
                           {&view_.factor, queries},
+                          // The backward pass has these too.
                           {&view_.q, group},
                           {&view_.dout, group},
                           {&view_.dout_transposed, group},
@@ -91,7 +94,7 @@ class Scratch {
                           {&view_.tops, tops},
                           {&view_.dot, queries},
                           {&view_.skewed, kSpatialSkewed}};
-    const size_t count = gradients ? 15 : 8;
+    const size_t count = gradients ? std::size(parts) : 8;
     int64_t size = 0;
     for (size_t i = 0; i < count; ++i) size += parts[i].size;
     memory_ = allocate(size);
@@ -119,8 +122,8 @@ void spatial_attention_cpu(const SpatialAttentionParams& params) {
     while (begin < end) {
       const int64_t head = begin / groups, next = std::min(end, (head + 1) * groups);
       const int64_t first = begin % groups * kSpatialQueries, last = first + (next - begin) * kSpatialQueries;
-      attend(layout.task(head), layout.rows<SpatialOutput>(params.out, head, 0, 1), first,
-             std::min(last, layout.pixels()), scratch.view());
+      attend(layout.task(head), layout.rows(params.out, head, 0, 1), first, std::min(last, layout.pixels()),
+             scratch.view());
       begin = next;
     }
   });
@@ -139,7 +142,7 @@ void spatial_attention_bwd_cpu(const SpatialAttentionBackwardParams& params) {
   const auto attend = VDM_SIMD(spatial_attend_bwd);
   const auto write = VDM_SIMD(spatial_write_sum);
   const auto gradient_of = [&](int64_t head, int64_t part) {
-    return layout.rows<SpatialOutput>(params.dqkv, head, part, 3);
+    return layout.rows(params.dqkv, head, part, 3);
   };
   const auto write_keys = [&](int64_t head, const float* sums) {
     write(sums, parts, 2 * half, layout.pixels(), gradient_of(head, 1));
@@ -153,7 +156,7 @@ void spatial_attention_bwd_cpu(const SpatialAttentionBackwardParams& params) {
       const int64_t head = i / parts, part = i % parts;
       SpatialGradientTask task = {};
       task.task = layout.task(head);
-      task.dout = layout.rows<SpatialRows>(params.dout, head, 0, 1);
+      task.dout = layout.rows(params.dout, head, 0, 1);
       if (rows) {
         task.dq = gradient_of(head, 0);
         task.dk = parts == 1 ? own.get() : partials.get() + i * 2 * half;

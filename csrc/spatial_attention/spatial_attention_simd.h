@@ -13,16 +13,14 @@ constexpr int64_t kSpatialKeys = 64;     // with so many keys at a time
 constexpr int64_t kSpatialPadding = 16;  // rows in scratch are padded to a multiple of this
 
 // The `count` rows of one head in a tensor: pixel p's are `channels` elements from p * stride on.
-struct SpatialRows {
-  const void* tensor;
+template <typename Tensor>
+struct SpatialTensor {
+  Tensor* tensor;
   DType dtype;
   int64_t count, stride, channels;
 };
-struct SpatialOutput {
-  void* tensor;
-  DType dtype;
-  int64_t count, stride, channels;
-};
+using SpatialRows = SpatialTensor<const void>;
+using SpatialOutput = SpatialTensor<void>;
 
 struct SpatialTask {
   SpatialRows q, k, v;

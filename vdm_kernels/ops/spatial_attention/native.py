@@ -80,4 +80,6 @@ def _used(bias_table: Tensor, qkv: Tensor) -> Tensor:
 
 def _dtype_and_sizes(qkv: Tensor) -> tuple[int, ...]:
     images, height, width, _, heads, channels = qkv.shape
+    if width == 1:  # the same memory as one row, which the kernels are made for
+        height, width = 1, height
     return DTYPE_CODES[qkv.dtype], images, height, width, heads, channels
