@@ -20,6 +20,7 @@
 #include "ddim_step/ddim_step.h"
 #include "group_norm_silu/group_norm_silu.h"
 #include "group_norm_silu_conv/taps.h"
+#include "group_norm_silu_conv/winograd.h"
 #include "philox_normal/philox_normal.h"
 #include "q_sample/q_sample.h"
 #include "spatial_attention/spatial_attention.h"
@@ -205,6 +206,33 @@ TapsWeightGradientParams taps_weight_gradient(const TapsKernelArgs& kernel, cons
           pointer<float>(dweight), strides,           pointer<float>(dbias)};
 }
 
+// out_channels, in_channels, tile, upsample, transposed
+using WinogradKernelArgs = std::tuple<int64_t, int64_t, int, bool, bool>;
+
+WinogradKernel winograd_kernel(const WinogradKernelArgs& args) {
+  return std::apply([](auto... arg) { return WinogradKernel{arg...}; }, args);
+}
+
+WinogradWeightsParams winograd_weights(const WinogradKernelArgs& kernel, Address weight, int dtype,
+                                       const std::array<int64_t, 4>& strides, Address transformed) {
+  return {winograd_kernel(kernel), pointer(weight), DType(dtype), strides, pointer<float>(transformed)};
+}
+
+WinogradConvParams winograd_conv(const WinogradKernelArgs& kernel, const ConvInputArgs& input,
+                                 const GroupNormArgs& norm, const ConvOutputArgs& output, Address weights,
+                                 Address statistics) {
+  return {winograd_kernel(kernel), conv_input(input),       conv_norm(norm),
+          conv_output(output),     pointer<float>(weights), pointer<Statistic>(statistics)};
+}
+
+WinogradWeightGradientParams winograd_weight_gradient(const WinogradKernelArgs& kernel,
+                                                      const ConvInputArgs& input, const GroupNormArgs& norm,
+                                                      const ConvInputArgs& dy, Address dweight, int dtype,
+                                                      const std::array<int64_t, 4>& strides, Address dbias) {
+  return {winograd_kernel(kernel), conv_input(input), conv_norm(norm), conv_input(dy),
+          pointer(dweight),        DType(dtype),      strides,         pointer<float>(dbias)};
+}
+
 // Defines a launcher: its arguments are those of `params`, without the interpreter's lock.
 template <typename Params, typename... Args>
 void define(py::module_& m, const char* name, void (*launch)(const Params&), Params (*params)(Args...)) {
@@ -244,6 +272,11 @@ PYBIND11_MODULE(_C, m) {
   define(m, "taps_weight_gradient_cpu", taps_weight_gradient_cpu, taps_weight_gradient);
   m.def("taps_packed_size",
         [](const TapsKernelArgs& kernel) { return taps_packed_size(taps_kernel(kernel)); });
+  define(m, "winograd_weights_cpu", winograd_weights_cpu, winograd_weights);
+  define(m, "winograd_conv_cpu", winograd_conv_cpu, winograd_conv);
+  define(m, "winograd_weight_gradient_cpu", winograd_weight_gradient_cpu, winograd_weight_gradient);
+  m.def("winograd_weights_size",
+        [](const WinogradKernelArgs& kernel) { return winograd_weights_size(winograd_kernel(kernel)); });
   define(m, "group_norm_silu_cpu", group_norm_silu_cpu, group_norm_silu);
   define(m, "group_norm_silu_bwd_cpu", group_norm_silu_bwd_cpu, group_norm_silu_bwd);
 

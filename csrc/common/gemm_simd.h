@@ -43,7 +43,7 @@ VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 2
     for (int v = 0; v < kColumnVectors; ++v) {
-      sum[m][v] = kAccumulate ? load(c + m * c_row + v * kLanes) : splat(0.0f);
+      sum[m][v] = splat(0.0f);
     }
   }
   for (int64_t product = 0; product < products.count; ++product) {
@@ -70,7 +70,11 @@ VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kColumnVectors; ++v) store(c + m * c_row + v * kLanes, sum[m][v]);
+    for (int v = 0; v < kColumnVectors; ++v) {
+      // C comes last: the sums stay small, and so do their rounding errors.
+      float* const to = c + m * c_row + v * kLanes;
+      store(to, kAccumulate ? load(to) + sum[m][v] : sum[m][v]);
+    }
   }
 }
 

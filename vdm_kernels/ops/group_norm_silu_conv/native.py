@@ -12,6 +12,7 @@ from vdm_kernels.native import DTYPE_CODES, C, launch, pointer, unsupported
 from vdm_kernels.ops.channel_statistics.native import joint_statistics
 from vdm_kernels.ops.group_norm_silu.native import NormTensors, input_gradients, norm_tensors
 from vdm_kernels.ops.group_norm_silu_conv import cuda, weights
+from vdm_kernels.ops.group_norm_silu_conv.winograd import WinogradKernel, transformed_weights, winograd_kernel
 
 
 def supports_group_norm_silu_conv(
@@ -67,7 +68,9 @@ def group_norm_silu_conv(
     y = _empty_video(x, weight.shape[0], *size)
     rows = (batch, frames, weight.shape[0], 2) if return_statistics else (0,)
     y_statistics = x.new_empty(rows, dtype=torch.float64)
-    _convolve(_source(x, x2, *norm), _Kernel(weight, stride, upsample), y, bias, residual, y_statistics)
+    _convolve(
+        _source(x, x2, *norm), _Kernel(weight, stride, upsample, precision), y, bias, residual, y_statistics
+    )
     return y, y_statistics
 
 
@@ -102,7 +105,7 @@ def group_norm_silu_conv_bwd(
         )
     need_x, need_weight, need_bias, *need_affine, need_x2 = needs
     empty = dout.new_empty(0)
-    kernel = _Kernel(weight, stride, upsample)
+    kernel = _Kernel(weight, stride, upsample, precision)
     dweight, dbias = empty, empty
     if need_weight or need_bias:
         dweight, dbias = _weight_gradients(_source(x, x2, *norm), kernel, dout)
@@ -158,11 +161,17 @@ class _Kernel(NamedTuple):
     weight: Tensor
     stride: int
     upsample: bool
+    precision: str
     transposed: bool = False  # from the gradient of the output to that of the input
 
     def arguments(self) -> tuple[int, ...]:
         """TapsKernelArgs."""
         return (*self.weight.shape[:3], self.stride, self.upsample, self.transposed)
+
+    def winograd(self, height: int, width: int) -> WinogradKernel | None:
+        """The faster algorithm for a convolution whose result has this size; None where that is the sum of taps."""
+        size = (height, width)
+        return winograd_kernel(self.weight, self.stride, self.upsample, self.transposed, size, self.precision)
 
 
 def _empty_video(like: Tensor, channels: int, height: int, width: int) -> Tensor:
@@ -183,8 +192,16 @@ def _convolve(
     bias = None if bias is None else bias.float().contiguous()
     sizes = (batch * frames, height, width, channels)
     output = (y.data_ptr(), pointer(residual), pointer(bias), DTYPE_CODES[y.dtype], *sizes)
-    packed = weights.prepared(kernel.weight, ("taps", *kernel.arguments()), lambda: _pack(kernel))
     rows = 0 if statistics is None or statistics.numel() == 0 else statistics.data_ptr()
+    # Winograd's tiles are of the convolution's result, before a gradient is pooled to low resolution.
+    pooled = 2 if kernel.upsample and kernel.transposed else 1
+    winograd = kernel.winograd(pooled * height, pooled * width)
+    if winograd is not None:
+        transformed = transformed_weights(kernel.weight, winograd)
+        arguments = (winograd, source.video, source.norm, output, transformed.data_ptr(), rows)
+        launch("winograd_conv", y.device, *arguments)
+        return
+    packed = weights.prepared(kernel.weight, ("taps", *kernel.arguments()), lambda: _pack(kernel))
     launch(
         "taps_conv", y.device, kernel.arguments(), source.video, source.norm, output, packed.data_ptr(), rows
     )
@@ -202,6 +219,14 @@ def _pack(kernel: _Kernel) -> Tensor:
 def _weight_gradients(source: _Source, kernel: _Kernel, dout: Tensor) -> tuple[Tensor, Tensor]:
     """Of the weight, laid out like it, and of the bias, in the dtype of the weight."""
     weight = kernel.weight
+    winograd = kernel.winograd(*dout.shape[3:])
+    if winograd is not None:
+        dweight = torch.empty_like(weight)
+        dbias = torch.empty(weight.shape[0], dtype=torch.float32)
+        videos = (source.video, source.norm, _source(dout).video)
+        result = (dweight.data_ptr(), DTYPE_CODES[weight.dtype], weight.stride(), dbias.data_ptr())
+        launch("winograd_weight_gradient", dout.device, winograd, *videos, *result)
+        return dweight, dbias.to(weight.dtype)
     dweight = torch.empty_like(weight, dtype=torch.float32)
     dbias = torch.empty(weight.shape[0], dtype=torch.float32)
     launch(

@@ -1,0 +1,63 @@
+// 3x3 convolutions of stride 1 by Winograd's minimal filtering, and their gradients, on the CPU.
+//
+//     y = conv(up(act(cat[x, x2]))) + bias + residual
+//
+// with F(4x4, 3x3), which needs a quarter of the multiplications, or F(2x2, 3x3), which needs 4 / 9 and is
+// more exact. The transformed weights are an argument, so that they can be kept.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "common/group_norm.h"
+#include "group_norm_silu_conv/conv.h"
+
+namespace vdm {
+
+struct WinogradKernel {
+  int64_t out_channels, in_channels;
+  int tile;         // pixels per side of what is computed at once: 4 or 2
+  bool upsample;    // the input, nearest neighbour by 2
+  bool transposed;  // from the gradient of the output (out_channels) to that of the input (in_channels)
+
+  int64_t reads() const { return transposed ? out_channels : in_channels; }
+  int64_t writes() const { return transposed ? in_channels : out_channels; }
+};
+
+// Transformed weights are float32 (panel of 32 written channels, point, read channel, 32); the last panel may
+// be 16 wide.
+int64_t winograd_weights_size(const WinogradKernel& kernel);
+
+struct WinogradWeightsParams {
+  WinogradKernel kernel;
+  const void* weight;  // (out_channels, in_channels, 3, 3)
+  DType dtype;
+  std::array<int64_t, 4> strides;
+  float* transformed;
+};
+void winograd_weights_cpu(const WinogradWeightsParams& params);
+
+struct WinogradConvParams {
+  WinogradKernel kernel;
+  ConvInput input;  // without an activation: that is made from the norm
+  GroupNorm norm;   // 0 groups: none
+  ConvOutput output;
+  const float* weights;
+  Statistic* statistics;  // (images, channels, 2) of the output: mean, biased variance; or null
+};
+void winograd_conv_cpu(const WinogradConvParams& params);
+
+// The gradients of the weight and of the bias.
+struct WinogradWeightGradientParams {
+  WinogradKernel kernel;
+  ConvInput input;
+  GroupNorm norm;
+  ConvInput dy;
+  void* dweight;  // like the weight
+  DType dtype;
+  std::array<int64_t, 4> strides;
+  float* dbias;  // (out_channels,)
+};
+void winograd_weight_gradient_cpu(const WinogradWeightGradientParams& params);
+
+}  // namespace vdm

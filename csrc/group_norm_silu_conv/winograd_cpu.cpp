@@ -1,0 +1,250 @@
+#include <algorithm>
+#include <utility>
+
+#include "common/cache.h"
+#include "common/parallel.h"
+#include "common/scratch.h"
+#include "group_norm_silu_conv/winograd.h"
+#include "group_norm_silu_conv/winograd_simd.h"
+
+namespace vdm {
+namespace {
+
+constexpr int64_t kPanel = 32, kVector = 16, kLine = 16;  // output channels, channels, floats
+
+// v of a block: with a panel of weights and of products, it fills an L2 cache of 1 MB.
+constexpr int64_t kBlockFloats = 96 << 10, kMaxBlock = 64;
+// Weights beyond this are read from memory rather than from the L3 cache, and so only once per group of
+// tiles, whose v takes this much.
+constexpr int64_t kStagedWeights = 4 << 20, kGroupFloats = 4 << 20;
+// v and d of a group of tiles, and dU, where each has its share of the L3 cache.
+constexpr int64_t kGradientFloats = 3 << 20, kRoundFloats = 2 << 20;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Output channels as panels see them: the last panel may be half as wide.
+int64_t panel_channels(int64_t out_channels) { return round_up(out_channels, kPanel / 2); }
+
+WinogradTiles tiles_of(const ConvInput& input, int size, bool upsample) {
+  WinogradTiles tiles{};
+  const int64_t scale = upsample ? 2 : 1;
+  tiles.size = size;
+  tiles.points = size + 2;
+  tiles.step = size / static_cast<int>(scale);
+  tiles.overlap = tiles.step + 2;
+  tiles.rows = ceil_div(input.height * scale, size);
+  tiles.columns = ceil_div(input.width * scale, size);
+  tiles.count = input.images * tiles.rows * tiles.columns;
+  tiles.strip = std::min<int64_t>(tiles.columns, 64 / size);
+  tiles.channels = round_up(input.channels, kVector);
+  const int64_t matrices = tiles.points * tiles.points;
+  tiles.v_row = tiles.channels + kLine;
+  const int64_t fitting = kBlockFloats / (matrices * tiles.v_row);
+  tiles.block = std::clamp<int64_t>(fitting / 8 * 8, 16, kMaxBlock);
+  tiles.m_row = matrices * kPanel + kLine;
+  tiles.v_matrix = tiles.block * tiles.v_row + kLine;
+  tiles.pixel_row = (tiles.strip * tiles.step + 2) * tiles.channels + kLine;
+  tiles.slots = ceil_div(tiles.rows * tiles.columns, tiles.block) + 1;
+  return tiles;
+}
+
+// Mean and variance of every channel of one image from its blocks', in the order of the blocks.
+void finish_statistics(const WinogradTiles& tiles, int64_t image, int64_t channels, const float* partials,
+                       Statistic* statistics) {
+  const int64_t per_image = tiles.rows * tiles.columns, padded = panel_channels(channels);
+  const int64_t first = image * per_image / tiles.block;
+  const int64_t blocks = ((image + 1) * per_image - 1) / tiles.block - first + 1;
+  partials += image * tiles.slots * 4 * padded;
+  statistics += image * channels * 2;
+  std::fill_n(statistics, 2 * channels, 0.0);
+  double count = 0.0;
+  for (int64_t block = 0; block < blocks; ++block, partials += 4 * padded) {
+    const double part = partials[3 * padded], share = part / (count + part), weight = count * share;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double mean = double{partials[c]} + double{partials[padded + c]};
+      const double delta = mean - statistics[2 * c];
+      statistics[2 * c] += delta * share;
+      statistics[2 * c + 1] += double{partials[2 * padded + c]} + delta * delta * weight;
+    }
+    count += part;
+  }
+  for (int64_t c = 0; c < channels; ++c) statistics[2 * c + 1] /= count;
+}
+
+// The input with the norm as its activation, which lives in memory of activation_size() floats.
+int64_t activation_size(const ConvInput& input, const GroupNorm& norm) {
+  return norm.groups == 0 ? 0 : round_up(3 * input.images * input.channels, kLine);
+}
+ConvInput activated(ConvInput input, const GroupNorm& norm, float* memory) {
+  if (norm.groups == 0) return input;
+  const int64_t size = input.images * input.channels;
+  fold_group_norm(norm, memory, memory + size, memory + 2 * size);
+  input.center = memory;
+  input.gain = memory + size;
+  input.offset = memory + 2 * size;
+  return input;
+}
+
+}  // namespace
+
+void winograd_conv_cpu(const WinogradConvParams& params) {
+  const WinogradKernel& kernel = params.kernel;
+  ConvOutput output = params.output;
+  const WinogradTiles tiles = tiles_of(params.input, kernel.tile, kernel.upsample && !kernel.transposed);
+  if (tiles.count * output.channels == 0) return;
+  const int64_t matrices = tiles.points * tiles.points, blocks = ceil_div(tiles.count, tiles.block);
+  const int64_t out_channels = panel_channels(output.channels), panels = ceil_div(out_channels, kPanel);
+  const int64_t rows_size = tiles.overlap * tiles.pixel_row;
+  const int64_t v_size = matrices * tiles.v_matrix, m_size = tiles.block * tiles.m_row;
+  const int64_t bytes =
+      output.images * output.height * output.width * output.channels * size_of(output.dtype);
+  const int64_t read_bytes = params.input.images * params.input.height * params.input.width *
+                             params.input.channels * size_of(params.input.dtype);
+  output.stream = output.channels % kVector == 0 && output.dtype == DType::kFloat32 &&
+                  reinterpret_cast<uintptr_t>(output.y) % 64 == 0 &&
+                  exceeds_cache(read_bytes + (output.residual == nullptr ? 1 : 2) * bytes);
+
+  const bool staged = winograd_weights_size(kernel) > kStagedWeights;
+  const int64_t group = staged ? std::clamp<int64_t>(kGroupFloats / v_size, 1, blocks) : 0;
+  const int64_t input_size = activation_size(params.input, params.norm);
+  const int64_t partials_size =
+      params.statistics == nullptr ? 0 : output.images * tiles.slots * 4 * out_channels;
+  float* const shared = scratch(ScratchSlot::kShared, input_size + partials_size + group * v_size);
+  const ConvInput input = activated(params.input, params.norm, shared);
+  float* const partials = params.statistics == nullptr ? nullptr : shared + input_size;
+  float* const group_v = shared + input_size + partials_size;
+
+  const bool pool = kernel.upsample && kernel.transposed;
+  const WinogradMultiply conv = {input, output, params.weights, pool, partials};
+  const auto transform = VDM_SIMD(winograd_transform_input);
+  const auto multiply = VDM_SIMD(winograd_multiply);
+  const auto multiply_block = [&](int64_t block, int64_t panel, const float* v, float* m) {
+    const int64_t first = panel * kPanel, begin = block * tiles.block;
+    multiply(conv, tiles, begin, std::min(tiles.count, begin + tiles.block), first,
+             static_cast<int>(std::min(kPanel, out_channels - first)), v, m);
+  };
+  const auto transform_block = [&](int64_t block, WinogradRows& rows, float* v) {
+    const int64_t begin = block * tiles.block;
+    transform(input, tiles, begin, std::min(tiles.count, begin + tiles.block), rows, v);
+  };
+
+  if (!staged) {
+    parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
+      float* const memory = scratch(ScratchSlot::kThread, rows_size + v_size + m_size);
+      WinogradRows rows{memory, {-1, -1, -1, -1, -1, -1}};
+      float *v = memory + rows_size, *m = v + v_size;
+      for (int64_t block = begin; block < end; ++block) {
+        transform_block(block, rows, v);
+        for (int64_t panel = 0; panel < panels; ++panel) multiply_block(block, panel, v, m);
+      }
+    });
+  } else {
+    for (int64_t first = 0; first < blocks; first += group) {
+      const int64_t count = std::min(group, blocks - first);
+      parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+        WinogradRows rows{scratch(ScratchSlot::kThread, rows_size), {-1, -1, -1, -1, -1, -1}};
+        for (int64_t i = begin; i < end; ++i) transform_block(first + i, rows, group_v + i * v_size);
+      });
+      parallel_for(panels * count, 1, [&](int64_t begin, int64_t end) {
+        float* const m = scratch(ScratchSlot::kThread, m_size);
+        for (int64_t i = begin; i < end; ++i)
+          multiply_block(first + i % count, i / count, group_v + i % count * v_size, m);
+      });
+    }
+  }
+  if (params.statistics != nullptr) {
+    parallel_for(output.images, 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        finish_statistics(tiles, i, output.channels, partials, params.statistics);
+      }
+    });
+  }
+}
+
+int64_t winograd_weights_size(const WinogradKernel& kernel) {
+  return (kernel.tile + 2) * (kernel.tile + 2) * kernel.reads() * panel_channels(kernel.writes());
+}
+
+void winograd_weights_cpu(const WinogradWeightsParams& params) {
+  const int64_t reads = params.kernel.reads(), writes = panel_channels(params.kernel.writes());
+  const int64_t chunk = 8, chunks = ceil_div(reads, chunk);
+  const auto transform = VDM_SIMD(winograd_transform_weights);
+  parallel_for(ceil_div(writes, kPanel) * chunks, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i / chunks * kPanel, channel = i % chunks * chunk;
+      transform(params, first, static_cast<int>(std::min(kPanel, writes - first)), channel,
+                std::min(reads, channel + chunk));
+    }
+  });
+}
+
+void winograd_weight_gradient_cpu(const WinogradWeightGradientParams& params) {
+  WinogradTiles tiles = tiles_of(params.input, params.kernel.tile, params.kernel.upsample);
+  const int64_t matrices = tiles.points * tiles.points, out_channels = panel_channels(params.dy.channels);
+  const int64_t panels = ceil_div(out_channels, kPanel), channels = params.input.channels;
+  tiles.d_row = out_channels + kLine;
+  const int64_t fitting = std::max(tiles.block, kGradientFloats / (matrices * (tiles.v_row + tiles.d_row)));
+  const int64_t groups = ceil_div(tiles.count, fitting);
+  const int64_t blocks = ceil_div(ceil_div(tiles.count, groups), tiles.block), group = blocks * tiles.block;
+  tiles.v_matrix = group * tiles.v_row + kLine;
+  tiles.d_matrix = group * tiles.d_row + kLine;
+  // With one group, dU need not outlive the panels that are worked on.
+  const int64_t panel_size = matrices * channels * kPanel;
+  const int64_t round = groups > 1 ? panels : std::clamp<int64_t>(kRoundFloats / panel_size, 1, panels);
+  const int64_t all_blocks = ceil_div(tiles.count, tiles.block), rows_size = tiles.overlap * tiles.pixel_row;
+  const int64_t v_size = matrices * tiles.v_matrix, d_size = matrices * tiles.d_matrix;
+  const int64_t input_size = activation_size(params.input, params.norm);
+  float* const memory = scratch(
+      ScratchSlot::kShared, input_size + v_size + d_size + round * panel_size + all_blocks * out_channels);
+  const ConvInput input = activated(params.input, params.norm, memory);
+  float* const v = memory + input_size;
+  float *const d = v + v_size, *const du = d + d_size, *const dbias = du + round * panel_size;
+
+  const auto transform_input = VDM_SIMD(winograd_transform_input);
+  const auto transform_gradient = VDM_SIMD(winograd_transform_output_gradient);
+  const auto multiply = VDM_SIMD(winograd_multiply_gradient);
+  const auto transform_weights = VDM_SIMD(winograd_transform_weight_gradient);
+  const auto columns_of = [&](int64_t panel) {
+    return static_cast<int>(std::min(kPanel, out_channels - panel * kPanel));
+  };
+  for (int64_t first = 0; first < tiles.count; first += group) {
+    const int64_t count = std::min(group, tiles.count - first);
+    parallel_for(ceil_div(count, tiles.block), 1, [&](int64_t begin, int64_t end) {
+      WinogradRows rows{scratch(ScratchSlot::kThread, rows_size), {-1, -1, -1, -1, -1, -1}};
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t tile = i * tiles.block, last = std::min(count, tile + tiles.block);
+        transform_input(input, tiles, first + tile, first + last, rows, v + tile * tiles.v_row);
+        transform_gradient(params, tiles, first + tile, first + last, d + tile * tiles.d_row,
+                           dbias + (first / tiles.block + i) * out_channels);
+      }
+    });
+    for (int64_t panel = 0; panel < panels; panel += round) {
+      const int64_t here = std::min(round, panels - panel);
+      parallel_for(matrices * here, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t matrix = i / here, p = i % here;
+          const int columns = columns_of(panel + p);
+          multiply(tiles, count, channels, columns, v + matrix * tiles.v_matrix,
+                   d + matrix * tiles.d_matrix + (panel + p) * kPanel, first > 0,
+                   du + p * panel_size + matrix * channels * columns);
+        }
+      });
+      if (first + count < tiles.count) continue;
+      const int64_t chunk = 8, chunks = ceil_div(channels, chunk);
+      parallel_for(here * chunks, 4, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t p = i / chunks, channel = i % chunks * chunk;
+          transform_weights(params, (panel + p) * kPanel, columns_of(panel + p), channel,
+                            std::min(channels, channel + chunk), du + p * panel_size);
+        }
+      });
+    }
+  }
+  std::fill_n(params.dbias, params.dy.channels, 0.0f);
+  for (int64_t block = 0; block < all_blocks; ++block) {
+    for (int64_t c = 0; c < params.dy.channels; ++c) params.dbias[c] += dbias[block * out_channels + c];
+  }
+}
+
+}  // namespace vdm

@@ -1,0 +1,364 @@
+// The forward pass. Per block of 16 to 64 tiles, for float32 and F(4x4):
+//
+//     x     is read once, in rows; activated rows stay in a ring of 6 (L2), so that each element is activated
+//           once
+//     v     36 matrices (tiles x channels), written and read once per panel of 32 output channels, in L2
+//     u     36 matrices (channels x 32) per panel, read once per block, from L2 or L3
+//     m     36 products (tiles x 32), L2, turned into outputs at once: bias, residual, store, statistics
+//
+// The products are 36 tiles x channels x 32 multiplications and take most of the time, at the peak of the
+// multipliers (gemm_simd.h). Rows of v are 16 floats longer than the channels: a power of two would map all
+// rows of a register tile to the same few sets of the L1 cache.
+#include "group_norm_silu_conv/winograd_simd.h"
+
+#include "group_norm_silu_conv/conv_simd.h"
+#include "group_norm_silu_conv/winograd_points_simd.h"
+#include "group_norm_silu_conv/winograd_tiles_simd.h"
+
+namespace vdm {
+namespace VDM_ISA {
+namespace {
+
+// kVectors vectors of channels of the pixels of a row, of which each has `count` lanes. What the activation
+// needs stays in registers.
+template <bool kActivate, int kVectors>
+VDM_INLINE void activate_channels(const void* x, DType dtype, int64_t offset, int64_t x_pixel, int64_t pixels,
+                                  const float* center, const float* gain, const float* shift, float* out,
+                                  int64_t out_pixel, int count) {
+  F32 c[kVectors], g[kVectors], s[kVectors];
+  for (int v = 0; kActivate && v < kVectors; ++v) {
+    c[v] = load_partial(center + v * kLanes, count);
+    g[v] = load_partial(gain + v * kLanes, count);
+    s[v] = load_partial(shift + v * kLanes, count);
+  }
+  for (int64_t p = 0; p < pixels; ++p) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = offset + p * x_pixel + v * kLanes;
+      const F32 a = count == kLanes ? load(x, dtype, at) : load_partial(x, dtype, at, count);
+      const F32 activated = kActivate ? silu(fma(a - c[v], g[v], s[v])) : a;
+      float* to = out + p * out_pixel + v * kLanes;
+      count == kLanes ? store(to, activated) : store_partial(to, activated, count);
+    }
+  }
+}
+
+// The channels of one tensor in the pixels of a row.
+template <bool kActivate>
+VDM_INLINE void activate_pixels(const void* x, DType dtype, int64_t offset, int64_t channels, int64_t pixels,
+                                const float* center, const float* gain, const float* shift, float* out,
+                                int64_t out_pixel) {
+  constexpr int kVectors = 4;
+  int64_t i = 0;
+  for (; i + kVectors * kLanes <= channels; i += kVectors * kLanes) {
+    activate_channels<kActivate, kVectors>(x, dtype, offset + i, channels, pixels, center + i, gain + i,
+                                           shift + i, out + i, out_pixel, kLanes);
+  }
+  for (; i < channels; i += kLanes) {
+    activate_channels<kActivate, 1>(x, dtype, offset + i, channels, pixels, center + i, gain + i, shift + i,
+                                    out + i, out_pixel, static_cast<int>(min_of(kLanes, channels - i)));
+  }
+}
+
+// One row of a strip, `pixels` wide from column `first`, in pixels of tiles.channels floats; zeros outside of
+// the image and after the last channel.
+template <bool kActivate>
+VDM_INLINE void activate_row(const ConvInput& in, const WinogradTiles& tiles, int64_t image, int64_t row,
+                             int64_t first, int64_t pixels, float* out) {
+  if (row < 0 || row >= in.height) return fill_zero(out, pixels * tiles.channels);
+  const int64_t begin = max_of(0, -first), end = min_of(pixels, in.width - first), count = end - begin;
+  const int64_t c1 = in.channels1, c2 = in.channels - c1, per_image = image * in.channels;
+  const int64_t pixel = (image * in.height + row) * in.width + first + begin;
+  float* to = out + begin * tiles.channels;
+  if (in.channels % kHalfPanel != 0) fill_zero(to, count * tiles.channels);
+  activate_pixels<kActivate>(in.x, in.dtype, pixel * c1, c1, count, in.center + per_image,
+                             in.gain + per_image, in.offset + per_image, to, tiles.channels);
+  if (c2 > 0) {
+    activate_pixels<kActivate>(in.x2, in.dtype, pixel * c2, c2, count, in.center + per_image + c1,
+                               in.gain + per_image + c1, in.offset + per_image + c1, to + c1, tiles.channels);
+  }
+  fill_zero(out, begin * tiles.channels);
+  fill_zero(out + end * tiles.channels, (pixels - end) * tiles.channels);
+}
+
+// The activated rows of a tile row, computed where they are not held. rows[i] is input row row * step - 1 +
+// i.
+VDM_INLINE void activated_rows(const ConvInput& in, const WinogradTiles& tiles, const TileRun& run,
+                               WinogradRows& ring, const float** rows) {
+  const int64_t strips = (tiles.columns + tiles.strip - 1) / tiles.strip;
+  const int64_t width = min_of(tiles.strip, tiles.columns - run.strip_column);
+  for (int i = 0; i < tiles.overlap; ++i) {
+    const int64_t row = run.row * tiles.step - 1 + i;
+    const int64_t slot = (row + 1) % tiles.overlap;
+    const int64_t id = (run.image * strips + run.strip) * (tiles.rows * tiles.step + 2) + row + 1;
+    float* data = ring.data + slot * tiles.pixel_row;
+    rows[i] = data;
+    if (ring.held[slot] == id) continue;
+    ring.held[slot] = id;
+    const int64_t first = run.strip_column * tiles.step - 1, pixels = width * tiles.step + 2;
+    if (in.center != nullptr)
+      activate_row<true>(in, tiles, run.image, row, first, pixels, data);
+    else
+      activate_row<false>(in, tiles, run.image, row, first, pixels, data);
+  }
+}
+
+template <typename Transform>
+VDM_INLINE void transform_input(const ConvInput& in, const WinogradTiles& tiles, int64_t begin, int64_t end,
+                                WinogradRows& ring, float* v) {
+  constexpr int kPoints = Transform::kTo;
+  for (int64_t tile = begin; tile < end;) {
+    const TileRun run = tile_run(tiles, tile, end);
+    const float* rows[Transform::kFrom];
+    activated_rows(in, tiles, run, ring, rows);
+    for (int64_t t = 0; t < run.count; ++t) {
+      const int64_t pixel = (run.first + t) * tiles.step * tiles.channels;
+      float* out = v + (tile - begin + t) * tiles.v_row;
+      for (int64_t c = 0; c < tiles.channels; c += kLanes) {
+        transform_square<Transform>(
+            [&](int i, F32* row) {
+#pragma GCC unroll 6
+              for (int j = 0; j < Transform::kFrom; ++j) {
+                row[j] = load(rows[i] + pixel + j * tiles.channels + c);
+              }
+            },
+            [&](int j, const F32* column) {
+#pragma GCC unroll 6
+              for (int i = 0; i < kPoints; ++i)
+                store(out + (i * kPoints + j) * tiles.v_matrix + c, column[i]);
+            });
+      }
+    }
+    tile += run.count;
+  }
+}
+
+// Where the output of each tile of a block begins, and how much of it is inside the image.
+struct TilePlace {
+  int64_t image, y, x;
+  int rows, columns;
+};
+constexpr int kMaxBlock = 64;
+
+VDM_INLINE void place_tiles(const WinogradTiles& tiles, int64_t begin, int64_t end, int64_t size,
+                            int64_t height, int64_t width, TilePlace* places) {
+  for (int64_t tile = begin; tile < end;) {
+    const TileRun run = tile_run(tiles, tile, end);
+    for (int64_t t = 0; t < run.count; ++t, ++tile) {
+      const int64_t y = run.row * size, x = (run.strip_column + run.first + t) * size;
+      *places++ = {run.image, y, x, static_cast<int>(min_of(size, height - y)),
+                   static_cast<int>(min_of(size, width - x))};
+    }
+  }
+}
+
+// Brings channels [first, last) of a tile's pixels into the L2 cache.
+VDM_INLINE void prefetch_pixels(const void* tensor, DType dtype, int64_t channels, int64_t height,
+                                int64_t width, const TilePlace& place, int64_t first, int64_t last) {
+  const int64_t element = size_of(dtype), column = channels * element, row = width * column;
+  const char* data =
+      static_cast<const char*>(tensor) + (place.image * height + place.y) * row + place.x * column;
+  for (int i = 0; i < place.rows; ++i) {
+    for (int j = 0; j < place.columns; ++j) {
+      const char* pixel = data + i * row + j * column;
+      for (int64_t byte = first * element; byte < last * element; byte += 64)
+        __builtin_prefetch(pixel + byte, 0, 2);
+    }
+  }
+}
+
+// The moments of `count` values: some value near the mean, which takes the size of the mean out of the sums,
+// the mean relative to it, and the sum of squared deviations.
+struct Moments {
+  F32 near, mean, m2;
+};
+
+// Adds those of more values (Chan et al. 1983).
+VDM_INLINE void combine(Moments& total, float total_count, F32 mean, F32 m2, float count) {
+  const float sum = total_count + count;
+  const F32 delta = mean - total.mean;
+  total.mean = fma(delta, splat(count / sum), total.mean);
+  total.m2 = fma(delta * delta, splat(total_count * count / sum), total.m2 + m2);
+}
+
+// One vector of channels of a tile's outputs, `rows` x `columns` of them inside the image: adds bias and
+// residual, stores, and combines what was stored into the moments.
+template <int kSize, bool kWhole>
+VDM_INLINE void store_tile(const ConvOutput& out, F32 (&y)[kSize][kSize], F32 bias, int64_t offset,
+                           int64_t row_stride, int rows, int columns, int lanes, Moments* moments,
+                           float moments_count) {
+#pragma GCC unroll 4
+  for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
+      const int64_t at = offset + i * row_stride + j * out.channels;
+      F32 value = y[i][j] + bias;
+      if (out.residual != nullptr) {
+        value = value + (kWhole ? load(out.residual, out.dtype, at)
+                                : load_partial(out.residual, out.dtype, at, lanes));
+      }
+      if (kWhole)
+        store(out.y, out.dtype, at, value, out.stream);
+      else
+        store_partial(out.y, out.dtype, at, value, lanes);
+      if (moments != nullptr) y[i][j] = rounded(value, out.dtype);
+    }
+  }
+  if (moments == nullptr) return;
+  if (moments_count == 0.0f) *moments = {y[0][0], splat(0.0f), splat(0.0f)};
+  const float count = static_cast<float>(kWhole ? kSize * kSize : rows * columns);
+  F32 sum = splat(0.0f), m2 = splat(0.0f);
+#pragma GCC unroll 4
+  for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
+      y[i][j] = y[i][j] - moments->near;
+      sum = sum + y[i][j];
+    }
+  }
+  const F32 mean = sum * splat(1.0f / count);
+#pragma GCC unroll 4
+  for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
+      const F32 deviation = y[i][j] - mean;
+      m2 = fma(deviation, deviation, m2);
+    }
+  }
+  combine(*moments, moments_count, mean, m2, count);
+}
+
+// The products of a block, transformed to outputs.
+template <typename Transform>
+VDM_INLINE void transform_output(const WinogradMultiply& conv, const WinogradTiles& tiles, int64_t begin,
+                                 int64_t end, const TilePlace* places, int64_t first, int columns,
+                                 const float* m) {
+  constexpr int kPoints = Transform::kFrom, kSize = Transform::kTo;
+  const ConvOutput& out = conv.output;
+  const int64_t row_stride = out.width * out.channels;
+  const int64_t padded = (out.channels + kHalfPanel - 1) / kHalfPanel * kHalfPanel;
+  const int vectors = static_cast<int>((min_of(columns, out.channels - first) + kLanes - 1) / kLanes);
+  F32 bias[kPanel / kLanes];
+  Moments moments[kPanel / kLanes];
+  int lanes[kPanel / kLanes];
+  for (int v = 0; v < vectors; ++v) {
+    const int64_t channel = first + v * kLanes;
+    lanes[v] = lanes_of(out.channels - channel);
+    bias[v] = out.bias == nullptr ? splat(0.0f) : load_lanes(out.bias + channel, lanes[v]);
+  }
+  float count = 0.0f;
+  for (int64_t t = 0; t < end - begin; ++t) {
+    const TilePlace& place = places[t];
+    const float* products = m + t * tiles.m_row;
+    const int64_t offset =
+        ((place.image * out.height + place.y) * out.width + place.x) * out.channels + first;
+    for (int v = 0; v < vectors; ++v) {
+      F32 y[kSize][kSize];
+      transform_square<Transform>(
+          [&](int i, F32* row) {
+#pragma GCC unroll 6
+            for (int j = 0; j < kPoints; ++j)
+              row[j] = load(products + (i * kPoints + j) * kPanel + v * kLanes);
+          },
+          [&](int j, const F32* column) {
+#pragma GCC unroll 4
+            for (int i = 0; i < kSize; ++i) y[i][j] = column[i];
+          });
+      Moments* to = conv.partials == nullptr ? nullptr : moments + v;
+      if (place.rows == kSize && place.columns == kSize && lanes[v] == kLanes)
+        store_tile<kSize, true>(out, y, bias[v], offset + v * kLanes, row_stride, kSize, kSize, kLanes, to,
+                                count);
+      else
+        store_tile<kSize, false>(out, y, bias[v], offset + v * kLanes, row_stride, place.rows, place.columns,
+                                 lanes[v], to, count);
+    }
+    count += static_cast<float>(place.rows * place.columns);
+    if (conv.partials == nullptr || (t + 1 < end - begin && places[t + 1].image == place.image)) continue;
+    const int64_t first_block = place.image * tiles.rows * tiles.columns / tiles.block;
+    const int64_t slot = place.image * tiles.slots + begin / tiles.block - first_block;
+    for (int v = 0; v < vectors; ++v) {
+      float* const to = conv.partials + slot * 4 * padded + first + v * kLanes;
+      store(to, moments[v].near);
+      store(to + padded, moments[v].mean);
+      store(to + 2 * padded, moments[v].m2);
+      store(to + 3 * padded, splat(count));
+    }
+    count = 0.0f;
+  }
+  if (out.stream) stream_fence();
+}
+
+// How many parts the sum over channels has: their sums are added up at the end. The rounding errors of these
+// sums are most of all errors, and those of one long sum grow with the root of its length.
+VDM_INLINE int64_t parts_of(int64_t channels) { return channels < 32 ? 1 : max_of(2, channels / 256); }
+
+// All products of a block. What comes next from memory is on its way meanwhile: the residual, and this
+// panel's share of the input of the next block.
+__attribute__((noinline)) void multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
+                                        int64_t begin, int64_t end, const TilePlace* places, int64_t first,
+                                        int columns, const float* v, float* m) {
+  const ConvInput& in = conv.input;
+  const ConvOutput& out = conv.output;
+  const int64_t count = end - begin, last = min_of(first + columns, out.channels);
+  const int matrices = tiles.points * tiles.points;
+  const float* u = conv.weights + first * matrices * in.channels;
+  const int64_t parts = parts_of(in.channels);
+  const int64_t panels = (out.channels + kPanel - 1) / kPanel, panel = first / kPanel;
+  const int64_t next_count = min_of(end + tiles.block, tiles.count) - end;
+  const int64_t next_begin = next_count * panel / panels, next_end = next_count * (panel + 1) / panels;
+  TilePlace next[kMaxBlock];
+  place_tiles(tiles, end + next_begin, end + next_end, tiles.step, in.height - 1, in.width, next);
+  for (int i = 0; i < matrices; ++i) {
+    if (out.residual != nullptr) {
+      for (int64_t t = count * i / matrices; t < count * (i + 1) / matrices; ++t) {
+        prefetch_pixels(out.residual, out.dtype, out.channels, out.height, out.width, places[t], first, last);
+      }
+    }
+    const int64_t share = next_end - next_begin;
+    for (int64_t t = share * i / matrices; t < share * (i + 1) / matrices; ++t) {
+      prefetch_pixels(in.x, in.dtype, in.channels1, in.height, in.width, next[t], 0, in.channels1);
+    }
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t c = in.channels * part / parts, c_count = in.channels * (part + 1) / parts - c;
+      const GemmA a{v + i * tiles.v_matrix + c, tiles.v_row, 1};
+      const float* b = u + (i * in.channels + c) * columns;
+      float* products = m + i * kPanel;
+      if (part == 0)
+        gemm_panel<false>(count, columns, a, b, columns, products, tiles.m_row, c_count);
+      else
+        gemm_panel<true>(count, columns, a, b, columns, products, tiles.m_row, c_count);
+    }
+  }
+}
+
+}  // namespace
+
+void winograd_transform_input(const ConvInput& input, const WinogradTiles& tiles, int64_t begin, int64_t end,
+                              WinogradRows& rows, float* v) {
+  const auto transform = [&](auto points) {
+    transform_input<decltype(points)>(input, tiles, begin, end, rows, v);
+  };
+  const bool upsample = tiles.step < tiles.size;
+  if (tiles.size == 4)
+    upsample ? transform(Winograd4::UpsampledInput{}) : transform(Winograd4::Input{});
+  else
+    upsample ? transform(Winograd2::UpsampledInput{}) : transform(Winograd2::Input{});
+}
+
+void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles, int64_t begin, int64_t end,
+                       int64_t first, int columns, const float* v, float* m) {
+  TilePlace places[kMaxBlock];
+  place_tiles(tiles, begin, end, conv.pool ? tiles.size / 2 : tiles.size, conv.output.height,
+              conv.output.width, places);
+  multiply(conv, tiles, begin, end, places, first, columns, v, m);
+  const auto transform = [&](auto points) {
+    transform_output<decltype(points)>(conv, tiles, begin, end, places, first, columns, m);
+  };
+  if (tiles.size == 4)
+    conv.pool ? transform(PooledOutput<Winograd4>{}) : transform(Winograd4::Output{});
+  else
+    conv.pool ? transform(PooledOutput<Winograd2>{}) : transform(Winograd2::Output{});
+}
+
+}  // namespace VDM_ISA
+}  // namespace vdm

@@ -1,0 +1,75 @@
+// The CPU kernels of winograd.h. Work is cut into blocks of tiles, each small enough that its transformed
+// input stays in the L2 cache while all output channels are computed from it.
+#pragma once
+
+#include <cstdint>
+
+#include "common/cpu_isa.h"
+#include "group_norm_silu_conv/winograd.h"
+
+namespace vdm {
+
+// The geometry. Tiles are numbered by image, strip (a range of columns, so that rows of it stay in the
+// cache), row and column. It depends on shapes only: results must not depend on the number of threads.
+struct WinogradTiles {
+  int size;     // output pixels of the convolution per side of a tile, 4 or 2
+  int points;   // products per side: size + 2
+  int step;     // input pixels between tiles: size, or half of it where the input is upsampled
+  int overlap;  // input pixels of a tile: step + 2
+  int64_t rows, columns, strip;  // per image; columns per strip
+  int64_t count;                 // of all images
+  int64_t block;                 // tiles per block
+  int64_t channels;              // rounded up to a multiple of 16
+  int64_t pixel_row;             // floats between the activated rows of a strip
+  int64_t v_row;                 // floats between the tiles of v
+  int64_t m_row;                 // floats between the products of tiles
+  int64_t d_row, d_matrix;       // the same of d, the transformed gradient of the output
+  int64_t slots;                 // blocks that an image may be part of
+  int64_t v_matrix;              // floats between its matrices, of which there are points^2
+};
+
+// The last rows of a strip that were activated. What one tile row shares with the next is not computed again.
+struct WinogradRows {
+  float* data;      // overlap rows of pixel_row floats
+  int64_t held[6];  // which row is in each slot, counted over all images and strips; -1: none
+};
+
+// Activates the input of tiles [begin, end) and transforms it: v[points^2][tile - begin][channels].
+VDM_DECLARE_SIMD(winograd_transform_input, (const ConvInput& input, const WinogradTiles& tiles, int64_t begin,
+                                            int64_t end, WinogradRows& rows, float* v))
+
+// Tiles [begin, end) of the output, channels [first, first + columns); columns is 32, or 16 for the last
+// ones. m is scratch of block * m_row floats. Moments of the tiles go to partials (images, slots, 4,
+// channels rounded up to 16) unless that is null: a value near the mean, the mean relative to it, the sum of
+// squared deviations, and how many pixels they are of.
+struct WinogradMultiply {
+  const ConvInput& input;
+  const ConvOutput& output;
+  const float* weights;
+  bool pool;  // the 2x2 blocks of the convolution's result are added up
+  float* partials;
+};
+VDM_DECLARE_SIMD(winograd_multiply, (const WinogradMultiply& conv, const WinogradTiles& tiles, int64_t begin,
+                                     int64_t end, int64_t first, int columns, const float* v, float* m))
+
+// Read channels [begin, end) of one panel of transformed weights.
+VDM_DECLARE_SIMD(winograd_transform_weights, (const WinogradWeightsParams& params, int64_t first, int columns,
+                                              int64_t begin, int64_t end))
+
+// Transforms dout of tiles [begin, end): d[points^2][tile - begin][out_channels, rounded up to 16]. dbias
+// gets the sums of dout over these tiles.
+VDM_DECLARE_SIMD(winograd_transform_output_gradient,
+                 (const WinogradWeightGradientParams& params, const WinogradTiles& tiles, int64_t begin,
+                  int64_t end, float* d, float* dbias))
+
+// One matrix and panel of dU, from `count` tiles.
+VDM_DECLARE_SIMD(winograd_multiply_gradient,
+                 (const WinogradTiles& tiles, int64_t count, int64_t channels, int columns, const float* v,
+                  const float* d, bool accumulate, float* du))
+
+// Read channels [begin, end) of dweight, from a panel of dU.
+VDM_DECLARE_SIMD(winograd_transform_weight_gradient,
+                 (const WinogradWeightGradientParams& params, int64_t first, int columns, int64_t begin,
+                  int64_t end, const float* du))
+
+}  // namespace vdm

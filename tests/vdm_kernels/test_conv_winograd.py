@@ -1,0 +1,156 @@
+"""Winograd's convolutions on the CPU: every option on every instruction set, against float64; on any number of threads.
+
+What the operator's contract asks is tested there; here are sizes and layouts that its samples leave out, and that
+Winograd is what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import vdm_kernels
+from vdm_kernels.op import OPS
+from vdm_kernels.testing import cpu_isa, cpu_isas
+
+CONV = OPS["group_norm_silu_conv"]
+pytestmark = pytest.mark.skipif(CONV.why_not("native") is not None, reason=str(CONV.why_not("native")))
+TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 6e-3, torch.float16: 8e-4}
+
+# Tiles that stick out of the image, channels that are not whole vectors or panels, more than one strip, block, part
+# of the sum over channels and group of tiles, and one image per tile.
+CASES: dict[str, dict[str, Any]] = {
+    "whole": {"x": (2, 64, 16, 16), "out": 64},
+    "odd": {"x": (3, 17, 7, 6), "out": 25},
+    "skip": {"x": (2, 33, 9, 13), "x2": 20, "out": 70},
+    "strips": {"x": (1, 16, 12, 140), "x2": 16, "out": 32},
+    "parts": {"x": (1, 300, 8, 8), "out": 48},
+    "staged": {"x": (3, 384, 8, 8), "out": 352},
+    "groups": {"x": (3, 96, 40, 44), "out": 80},
+    "upsample": {"x": (2, 24, 5, 7), "x2": 16, "out": 40, "upsample": True},
+    "one_tile": {"x": (5, 32, 4, 4), "out": 16},
+}
+
+
+@pytest.fixture(params=cpu_isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    with cpu_isa(request.param):
+        yield request.param
+
+
+def arguments(case: str, dtype: torch.dtype, norm: bool = True, offset: float = 0.0) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    def video(images: int, channels: int, height: int, width: int) -> Tensor:
+        x = normal(1, images, height, width, channels) + offset
+        return x.to(dtype).permute(0, 4, 1, 2, 3)
+
+    settings = CASES[case]
+    images, channels, height, width = settings["x"]
+    second, out, upsample = settings.get("x2", 0), settings["out"], settings.get("upsample", False)
+    total, scale = channels + second, 2 if upsample else 1
+    result: dict[str, Any] = {
+        "x": video(images, channels, height, width),
+        "weight": (normal(out, total, 3, 3) / (9 * total) ** 0.5).to(dtype),
+        "bias": normal(out).to(dtype),
+        "x2": video(images, second, height, width) if second else None,
+        "residual": video(images, out, scale * height, scale * width),
+        "upsample": upsample,
+    }
+    if norm:
+        result |= {"norm_weight": 1 + 0.3 * normal(total), "norm_bias": 0.3 * normal(total), "num_groups": 1}
+        result |= {"scale": 0.3 * normal(1, images, total), "shift": 0.3 * normal(1, images, total)}
+    return result
+
+
+def double(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.double() if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def run(backend: str, values: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Gradients of every tensor, the result, and its statistics."""
+    values = {
+        name: value.detach().requires_grad_() if isinstance(value, Tensor) else value
+        for name, value in values.items()
+    }
+    with vdm_kernels.use_backend(backend):  # type: ignore[arg-type]
+        y, statistics = vdm_kernels.group_norm_silu_conv(**values, return_statistics=True)
+        generator = torch.Generator().manual_seed(1)
+        y.backward(torch.randn(y.shape, generator=generator).to(y.dtype))
+    gradients = {name: value.grad for name, value in values.items() if isinstance(value, Tensor)}
+    return gradients, y.detach(), statistics
+
+
+def error(actual: Tensor, truth: Tensor) -> float:
+    """The largest error, as a share of the largest value."""
+    return ((actual.double() - truth).abs().max() / truth.abs().max()).item()
+
+
+@pytest.mark.parametrize("precision", ["fast", "strict"])
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_float64(isa: str, precision: Any, case: str) -> None:
+    values = arguments(case, torch.float32)
+    truth_gradients, truth, _ = run("reference", double(values))
+    with vdm_kernels.conv_precision(precision):
+        gradients, y, statistics = run("native", values)
+    assert error(y, truth) <= TOLERANCE[torch.float32]
+    for name, gradient in gradients.items():
+        assert error(gradient, truth_gradients[name]) <= 2 * TOLERANCE[torch.float32], name
+    # Of the values as they were rounded.
+    pixels = y.double().flatten(3)
+    expected = torch.stack([pixels.mean(3), pixels.var(3, correction=0)], dim=-1).transpose(1, 2)
+    assert error(statistics[..., 0], expected[..., 0]) <= 1e-6
+    assert error(statistics[..., 1], expected[..., 1]) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("case", ["skip", "upsample"])
+def test_narrow_types(isa: str, dtype: torch.dtype, case: str) -> None:
+    values = arguments(case, dtype)
+    truth_gradients, truth, _ = run("reference", double(values))
+    gradients, y, _ = run("native", values)
+    assert error(y, truth) <= TOLERANCE[dtype]
+    for name, gradient in gradients.items():
+        assert error(gradient, truth_gradients[name]) <= 2 * TOLERANCE[dtype], name
+
+
+def test_statistics_of_a_mean_far_above_the_deviation(isa: str) -> None:
+    values = arguments("whole", torch.float32)
+    values["residual"] = values["residual"] + 1000.0
+    _, y, statistics = run("native", values)
+    pixels = y.double().flatten(3)
+    assert error(statistics[..., 0], pixels.mean(3).transpose(1, 2)) <= 1e-9
+    assert error(statistics[..., 1], pixels.var(3, correction=0).transpose(1, 2)) <= 1e-6
+
+
+@pytest.mark.parametrize("case", ["whole", "staged", "groups"])
+def test_the_number_of_threads_changes_nothing(case: str) -> None:
+    values, before = arguments(case, torch.float32), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            gradients, y, statistics = run("native", values)
+            results.append([y, statistics, gradients["x"], gradients["weight"], gradients["bias"]])
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(result, results[0]))
+
+
+def test_the_layout_of_the_weight_changes_nothing(isa: str) -> None:
+    values = arguments("skip", torch.float32)
+    gradients, y, _ = run("native", values)
+    weight = values["weight"]
+    for layout in (weight.contiguous(memory_format=torch.channels_last), weight.mT.contiguous().mT):
+        other_gradients, other, _ = run("native", values | {"weight": layout})
+        assert torch.equal(other, y)
+        assert torch.equal(other_gradients["weight"], gradients["weight"])
+        assert other_gradients["weight"].stride() == layout.stride()

@@ -1,0 +1,66 @@
+"""Which convolutions Winograd's minimal filtering computes, and its weights. The kernels are csrc/.../winograd.h."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vdm_kernels.native import DTYPE_CODES, C, launch
+from vdm_kernels.ops.group_norm_silu_conv import weights
+
+
+class WinogradKernel(NamedTuple):
+    """WinogradKernelArgs of csrc/bindings.cpp."""
+
+    out_channels: int
+    in_channels: int
+    tile: int
+    upsample: bool
+    transposed: bool
+
+
+def winograd_kernel(
+    weight: Tensor, stride: int, upsample: bool, transposed: bool, size: tuple[int, int], precision: str
+) -> WinogradKernel | None:
+    """How Winograd computes a convolution whose result is `size` pixels; None where a sum over taps is faster.
+
+    Multiplications per pixel and pair of channels, where tiles fit the image: F(4x4, 3x3) 2.25, F(2x2, 3x3) 4, taps
+    9, and taps at the low resolution of an upsampled image 4. The transforms' share is the greater the fewer
+    channels there are.
+    """
+    out_channels, in_channels, kernel_size, _ = weight.shape
+    if kernel_size != 3 or stride != 1 or min(out_channels, in_channels) < _FEWEST_CHANNELS:
+        return None
+    tile = 4 if precision == "fast" else 2
+    points, tiles = (tile + 2) ** 2, -(-size[0] // tile) * -(-size[1] // tile)
+    taps = 4 if upsample else 9
+    if points * tiles > _WORTH_TRANSFORMING * taps * size[0] * size[1]:
+        return None
+    return WinogradKernel(out_channels, in_channels, tile, upsample, transposed)
+
+
+_FEWEST_CHANNELS = 16
+_WORTH_TRANSFORMING = 0.7
+
+
+def transformed_weights(weight: Tensor, kernel: WinogradKernel) -> Tensor:
+    """G g G^T, as the kernel reads it; kept while the weight stays what it is."""
+
+    def transform() -> Tensor:
+        assert C is not None
+        transformed = torch.empty(C.winograd_weights_size(kernel), dtype=torch.float32)
+        code = DTYPE_CODES[weight.dtype]
+        launch(
+            "winograd_weights",
+            weight.device,
+            kernel,
+            weight.data_ptr(),
+            code,
+            weight.stride(),
+            transformed.data_ptr(),
+        )
+        return transformed
+
+    return weights.prepared(weight, ("winograd", kernel.tile, kernel.transposed), transform)
