@@ -158,7 +158,7 @@ class Problem:
             held = norm_tensors(
                 torch.cat(given, dim=2).double(), self.norm_weight, self.norm_bias, self.scale, self.shift
             )
-            norm = held.arguments(self.num_groups, self.norm_scope, 1e-5)
+            norm = held.arguments(self.x, self.num_groups, self.norm_scope, 1e-5)
         bias = self.bias.float()
         source, target = self._video(self.x, self.x2), self._video(y)
         output = (y.data_ptr(), pointer(self.residual), bias.data_ptr(), *target[2:6], self.out_channels)
