@@ -70,6 +70,8 @@ def make(key: RowKey) -> Workload:
             "fwd": Work(4 / 3 * size_in_bytes(qkv), 2 * product),
             "bwd": Work(7 / 3 * size_in_bytes(qkv), 5 * product),
         },
+        # On a CPU, torch 2.13 compiles this with max_autotune into wrong results at 64 x 64 pixels.
+        compile_options={} if key.device == "cpu" else {"max_autotune": True},
     )
 
 
