@@ -43,6 +43,8 @@ def double(value: Any) -> Any:
         (512, 512, 8),
         (1024, 512, 8),
         (96, 40, 19),
+        (64, 3, 32),
+        (128, 1, 32),
     ],
 )
 def test_gaussian_data(isa: str, precision: Any, channels: int, out_channels: int, size: int) -> None:

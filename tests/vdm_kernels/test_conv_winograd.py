@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "groups": {"x": (3, 96, 40, 44), "out": 80},
     "upsample": {"x": (2, 24, 5, 7), "x2": 16, "out": 40, "upsample": True},
     "one_tile": {"x": (5, 32, 4, 4), "out": 16},
+    "few": {"x": (2, 64, 16, 16), "out": 3},
 }
 
 

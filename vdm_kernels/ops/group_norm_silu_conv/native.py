@@ -12,7 +12,12 @@ from vdm_kernels.native import DTYPE_CODES, C, launch, pointer, unsupported
 from vdm_kernels.ops.channel_statistics.native import joint_statistics
 from vdm_kernels.ops.group_norm_silu.native import NormTensors, input_gradients, norm_tensors
 from vdm_kernels.ops.group_norm_silu_conv import cuda, weights
-from vdm_kernels.ops.group_norm_silu_conv.winograd import WinogradKernel, transformed_weights, winograd_kernel
+from vdm_kernels.ops.group_norm_silu_conv.winograd import (
+    FEWEST_CHANNELS,
+    WinogradKernel,
+    transformed_weights,
+    winograd_kernel,
+)
 
 
 def supports_group_norm_silu_conv(
@@ -220,7 +225,7 @@ def _weight_gradients(source: _Source, kernel: _Kernel, dout: Tensor) -> tuple[T
     """Of the weight, laid out like it, and of the bias, in the dtype of the weight."""
     weight = kernel.weight
     winograd = kernel.winograd(*dout.shape[3:])
-    if winograd is not None:
+    if winograd is not None and winograd.out_channels >= FEWEST_CHANNELS:
         dweight = torch.empty_like(weight)
         dbias = torch.empty(weight.shape[0], dtype=torch.float32)
         videos = (source.video, source.norm, _source(dout).video)

@@ -31,7 +31,8 @@ def winograd_kernel(
     channels there are.
     """
     out_channels, in_channels, kernel_size, _ = weight.shape
-    if kernel_size != 3 or stride != 1 or min(out_channels, in_channels) < _FEWEST_CHANNELS:
+    reads = out_channels if transposed else in_channels
+    if kernel_size != 3 or stride != 1 or reads < FEWEST_CHANNELS:
         return None
     tile = 4 if precision == "fast" else 2
     points, tiles = (tile + 2) ** 2, -(-size[0] // tile) * -(-size[1] // tile)
@@ -41,7 +42,7 @@ def winograd_kernel(
     return WinogradKernel(out_channels, in_channels, tile, upsample, transposed)
 
 
-_FEWEST_CHANNELS = 16
+FEWEST_CHANNELS = 16  # read by a convolution; on both sides of a gradient of the weight
 _WORTH_TRANSFORMING = 0.7
 
 
