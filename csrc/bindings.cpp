@@ -24,6 +24,7 @@
 #include "philox_normal/philox_normal.h"
 #include "q_sample/q_sample.h"
 #include "spatial_attention/spatial_attention.h"
+#include "temporal_attention/temporal_attention.h"
 
 namespace py = pybind11;
 using py::operator""_a;
@@ -102,6 +103,33 @@ DdimStepBackwardParams ddim_step_bwd(Address dout, Address z, Address prediction
 
 AbsQuantileParams abs_quantile(Address x, Address out, int dtype, int64_t batch, int64_t n, double q) {
   return {pointer(x), pointer<float>(out), DType(dtype), batch, n, q};
+}
+
+// qkv, bias, segment_ids, dtype, batch, frames, pixels, heads, width, bias_per_sample
+using TemporalAttentionArgs =
+    std::tuple<Address, Address, Address, int, int64_t, int64_t, int64_t, int64_t, int64_t, bool>;
+
+TemporalAttentionInput temporal_attention_input(const TemporalAttentionArgs& args) {
+  const auto [qkv, bias, segment_ids, dtype, batch, frames, pixels, heads, width, per_sample] = args;
+  return {pointer(qkv),
+          pointer<float>(bias),
+          pointer<int64_t>(segment_ids),
+          DType(dtype),
+          batch,
+          frames,
+          pixels,
+          heads,
+          width,
+          per_sample};
+}
+
+TemporalAttentionParams temporal_attention(const TemporalAttentionArgs& input, Address out) {
+  return {temporal_attention_input(input), pointer(out)};
+}
+
+TemporalAttentionBackwardParams temporal_attention_bwd(Address dout, const TemporalAttentionArgs& input,
+                                                       Address dqkv, Address dbias) {
+  return {temporal_attention_input(input), pointer(dout), pointer(dqkv), pointer<float>(dbias)};
 }
 
 SpatialAttentionParams spatial_attention(Address qkv, Address bias_table, Address out, int dtype,
@@ -264,6 +292,8 @@ PYBIND11_MODULE(_C, m) {
   define(m, "ddim_step_cpu", ddim_step_cpu, ddim_step);
   define(m, "ddim_step_bwd_cpu", ddim_step_bwd_cpu, ddim_step_bwd);
   define(m, "abs_quantile_cpu", abs_quantile_cpu, abs_quantile);
+  define(m, "temporal_attention_cpu", temporal_attention_cpu, temporal_attention);
+  define(m, "temporal_attention_bwd_cpu", temporal_attention_bwd_cpu, temporal_attention_bwd);
   define(m, "spatial_attention_cpu", spatial_attention_cpu, spatial_attention);
   define(m, "spatial_attention_bwd_cpu", spatial_attention_bwd_cpu, spatial_attention_bwd);
   define(m, "channel_statistics_cpu", channel_statistics_cpu, channel_statistics);

@@ -34,6 +34,36 @@ struct GemmSum {
 };
 constexpr GemmSum kOneProduct = {1, 0, 0};
 
+// What gemm_add does besides at each step of k: a place for prefetches, many of which at once stall.
+struct NoErrand {
+  VDM_MEMBER void operator()() const {}
+};
+
+// sum[m][v] += sum over k of A(m, k) b[k * b_step + v * kLanes].
+template <int kRows, int kColumnVectors, typename Errand = NoErrand>
+VDM_INLINE void gemm_add(F32 (&sum)[kRows][kColumnVectors], GemmA a, const float* b, int64_t b_step,
+                         int64_t k, Errand errand = Errand()) {
+  // Three rows share a pointer: base, base + row and base + 2 row are addressing modes.
+  const float* rows[(kRows + 2) / 3];
+#pragma GCC unroll 4
+  for (int i = 0; i < (kRows + 2) / 3; ++i) rows[i] = a.data + 3 * i * a.row;
+  for (int64_t i = 0; i < k; ++i) {
+    F32 columns[kColumnVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kColumnVectors; ++v) columns[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+      const F32 element = splat(rows[m / 3][m % 3 * a.row]);
+#pragma GCC unroll 2
+      for (int v = 0; v < kColumnVectors; ++v) sum[m][v] = fma(element, columns[v], sum[m][v]);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < (kRows + 2) / 3; ++j) rows[j] += a.step;
+    b += b_step;
+    errand();
+  }
+}
+
 // C[m][n] (+)= sum over k of A(m, k) b[k * b_step + n], m < kRows, n < kColumnVectors * kLanes.
 template <int kRows, int kColumnVectors, bool kAccumulate>
 VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row, int64_t k,
@@ -46,26 +76,8 @@ VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int
       sum[m][v] = splat(0.0f);
     }
   }
-  for (int64_t product = 0; product < products.count; ++product) {
-    // Three rows share a pointer: base, base + row and base + 2 row are addressing modes.
-    const float* rows[(kRows + 2) / 3];
-#pragma GCC unroll 4
-    for (int i = 0; i < (kRows + 2) / 3; ++i) rows[i] = a.data + product * products.a_step + 3 * i * a.row;
-    const float* row = b + product * products.b_step;
-    for (int64_t i = 0; i < k; ++i) {
-      F32 columns[kColumnVectors];
-#pragma GCC unroll 2
-      for (int v = 0; v < kColumnVectors; ++v) columns[v] = load(row + v * kLanes);
-#pragma GCC unroll 16
-      for (int m = 0; m < kRows; ++m) {
-        const F32 element = splat(rows[m / 3][m % 3 * a.row]);
-#pragma GCC unroll 2
-        for (int v = 0; v < kColumnVectors; ++v) sum[m][v] = fma(element, columns[v], sum[m][v]);
-      }
-#pragma GCC unroll 4
-      for (int j = 0; j < (kRows + 2) / 3; ++j) rows[j] += a.step;
-      row += b_step;
-    }
+  for (int64_t i = 0; i < products.count; ++i) {
+    gemm_add(sum, {a.data + i * products.a_step, a.row, a.step}, b + i * products.b_step, b_step, k);
   }
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {

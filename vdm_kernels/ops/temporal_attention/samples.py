@@ -20,6 +20,8 @@ def samples(dtype: torch.dtype, device: torch.device | str) -> list[Sample]:
 
     # Four video frames, then two images that are alone.
     ids = torch.tensor([[0, 0, 0, 0, 1, 2], [0, 0, 0, 1, 1, -5]], device=device)
+    images = torch.arange(18, device=device).sub(13).clamp(min=0)[None]  # beside a video of 14 frames
+    alone = torch.arange(3, device=device).expand(2, 3)
     return [
         sample("plain", qkv(2, 16, 5, 2, 32)),
         sample("bias", qkv(2, 16, 5, 2, 32), bias=normal(2, 16, 16)),
@@ -28,12 +30,15 @@ def samples(dtype: torch.dtype, device: torch.device | str) -> list[Sample]:
         sample("segments", qkv(2, 6, 4, 2, 8), segment_ids=ids),
         sample("segments_bias", qkv(2, 6, 4, 2, 8), bias=normal(2, 6, 6), segment_ids=ids.int()),
         sample("segments_bias_per_sample", qkv(2, 6, 4, 2, 8), bias=normal(2, 2, 6, 6), segment_ids=ids),
+        sample("images", qkv(1, 18, 3, 2, 16), bias=normal(2, 18, 18), segment_ids=images),
+        sample("frames_alone", qkv(2, 3, 4, 2, 8), bias=normal(2, 3, 3), segment_ids=alone),
         sample("one_frame", qkv(2, 1, 7, 2, 8), bias=normal(2, 1, 1)),
         sample("one_element", qkv(1, 1, 1, 1, 1)),
         sample("odd", qkv(1, 7, 3, 3, 20), bias=normal(3, 7, 7)),
         sample("empty_batch", qkv(0, 4, 3, 2, 8)),
         sample("sliced", qkv(2, 8, 3, 2, 8)[:, ::2], bias=normal(2, 4, 4)),
         sample("large_scores", 8.0 * qkv(1, 8, 3, 2, 8)),
+        sample("many_frames", qkv(1, 70, 2, 2, 16), bias=normal(2, 70, 70)),
         sample("wide", qkv(1, 24, 8, 2, 64), bias=normal(2, 24, 24)),
     ]
 
