@@ -43,6 +43,7 @@ class Case:
     constexprs: dict[str, Any]
     num_warps: int = launch.NUM_WARPS
     divisible: tuple[str, ...] = ()
+    num_stages: int = 3
 
 
 @dataclass(frozen=True)
@@ -358,7 +359,8 @@ def compile_case(case: Case, capability: int) -> Result:
     attributes = {(order.index(name),): [["tt.divisibility", 16]] for name in divisible}
     source = ASTSource(fn=case.kernel, signature=signature, constexprs=constexprs, attrs=attributes)
     target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": case.num_warps})
+    options = {"num_warps": case.num_warps, "num_stages": case.num_stages}
+    compiled = triton.compile(source, target=target, options=options)
     ptx = compiled.asm["ptx"]
     return Result(
         case.name,

@@ -1,0 +1,79 @@
+"""Launch arithmetic of the Triton kernels that hold all frames of a pixel at once, in plain, tested Python.
+
+A tile is `pixels` x `frames` rows of one head, `frames` padded to a power of two: four pixels of up to 16 frames, or
+one pixel of more. A program has one head and walks the tiles split, split + splits, ... of a group of sequences: of all
+there are, or, where bias or segments differ from sample to sample, of one sample. The grid has one axis; neighbouring
+programs have neighbouring heads of the same pixels, as memory has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vdm_kernels.ops.attention.launch import MIN_BLOCK, split_columns
+from vdm_kernels.ops.channel_statistics.launch import next_power_of_2
+
+PIXELS = 4
+# What registers hold at once of programs of 16 frames and 128 threads with heads of 32 numbers.
+FORWARD_PROGRAMS_PER_SM = 8
+BACKWARD_PROGRAMS_PER_SM = 4
+
+
+@dataclass(frozen=True)
+class PackedLaunch:
+    """`programs` = groups x `splits` x heads programs that walk the `blocks` tiles of `group_pixels` sequences.
+
+    `separate`: dqkv and dbias take a pass each, since together they need more registers than there are.
+    """
+
+    programs: int
+    group_pixels: int
+    splits: int
+    blocks: int
+    pixels: int
+    frames: int
+    num_warps: int
+    num_stages: int
+    separate: bool
+
+
+def is_packed(frames: int, width: int, itemsize: int) -> bool:
+    """Whether registers hold all frames of a pixel, forward and backward; else attention goes block by block."""
+    if itemsize == 4:  # three products for each, of twice the operands
+        return frames <= 32 and width <= 64
+    return frames <= 64
+
+
+def packed_launch(
+    groups: int,
+    group_pixels: int,
+    frames: int,
+    heads: int,
+    width: int,
+    itemsize: int,
+    resident: int,
+    wgmma: bool,
+) -> PackedLaunch:
+    """Splits the sequences of each group over programs so that `resident` programs are busy; see `split_columns`.
+
+    A warp has one of four pixels, so that no softmax crosses warps; one pixel has four warps, or eight where four do
+    not have the registers. Matrix units that read shared memory (`wgmma`) leave more of those.
+    """
+    block_frames = max(MIN_BLOCK, next_power_of_2(frames))
+    if itemsize == 4 and width > 32:
+        block_frames = 32  # with four warps to a pixel
+    pixels = PIXELS if block_frames == MIN_BLOCK else 1
+    blocks = -(-group_pixels // pixels)
+    splits = split_columns(groups * heads, blocks, resident)
+    full = block_frames == 64
+    return PackedLaunch(
+        programs=groups * heads * splits,
+        group_pixels=group_pixels,
+        splits=splits,
+        blocks=blocks,
+        pixels=pixels,
+        frames=block_frames,
+        num_warps=8 if full and (width > 64 or not wgmma) else 4,
+        num_stages=1 if (full and not wgmma) or (width > 64 and pixels > 1) else 2,
+        separate=full and width > (64 if wgmma else 32),
+    )
