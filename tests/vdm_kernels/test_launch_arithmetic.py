@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from vdm_kernels.ops.abs_quantile import launch as quantile
+from vdm_kernels.ops.attention import launch as attention
 from vdm_kernels.ops.channel_statistics import launch as image
 from vdm_kernels.ops.step import launch as step
+from vdm_kernels.ops.temporal_attention import launch as packed
 
 # (batch, elements per sample): empty ends, ragged ends, one huge sample, many small ones, and the products beyond 2^31.
 SIZES = [
@@ -173,3 +175,121 @@ def test_channel_block(channels: int, block: int) -> None:
 def test_image_grid_refuses_images_beyond_the_grid() -> None:
     with pytest.raises(ValueError, match=r"B \* F must be at most"):
         image.image_launch(2**31, 4, 4, 132)
+
+
+# (groups, sequences of each, frames, heads, width, bytes): one pixel, many, a batch of single pixels, all widths.
+PACKED = [
+    (1, 1, 1, 1, 1, 4),
+    (1, 131_072, 16, 8, 32, 2),
+    (131_072, 1, 16, 8, 32, 2),
+    (8, 4096, 16, 8, 64, 2),
+    (2, 65, 5, 3, 20, 4),
+    (3, 7, 24, 2, 64, 4),
+    (2, 4096, 64, 8, 64, 2),
+    (1, 2**33, 64, 16, 128, 2),
+]
+
+
+@pytest.mark.parametrize("wgmma", [False, True])
+@pytest.mark.parametrize("sm_count", SM_COUNTS)
+@pytest.mark.parametrize(("groups", "group_pixels", "frames", "heads", "width", "itemsize"), PACKED)
+def test_packed_grid_fits_and_covers(
+    groups: int,
+    group_pixels: int,
+    frames: int,
+    heads: int,
+    width: int,
+    itemsize: int,
+    sm_count: int,
+    wgmma: bool,
+) -> None:
+    assert packed.is_packed(frames, width, itemsize, wgmma=True)
+    resident = sm_count * packed.FORWARD_PROGRAMS_PER_SM
+    launch = packed.packed_launch(groups, group_pixels, frames, heads, width, itemsize, resident, wgmma)
+    assert launch.programs == groups * launch.splits * heads <= 2**31 - 1
+    assert launch.pixels * (launch.blocks - 1) < group_pixels <= launch.pixels * launch.blocks
+    assert 1 <= launch.splits <= launch.blocks
+    assert launch.frames >= max(frames, 16)
+    assert launch.frames & (launch.frames - 1) == 0
+    # Products of several pixels go to a warp each; one pixel's rows go to warps of 16 or less.
+    assert launch.num_warps == launch.pixels if launch.pixels > 1 else launch.num_warps in (4, 8)
+
+
+@pytest.mark.parametrize(("groups", "group_pixels", "heads"), [(1, 65, 3), (2, 33, 2), (3, 1, 1)])
+def test_packed_programs_visit_every_sequence_once(groups: int, group_pixels: int, heads: int) -> None:
+    launch = packed.packed_launch(groups, group_pixels, 16, heads, 32, 2, 2 * 8, True)
+    visits = [0] * (groups * group_pixels * heads)
+    for program in range(launch.programs):  # as in the kernels
+        head, split = program % heads, program // heads % launch.splits
+        group = program // heads // launch.splits
+        for block in range(split, launch.blocks, launch.splits):
+            for pixel in range(block * launch.pixels, min((block + 1) * launch.pixels, group_pixels)):
+                visits[(group * group_pixels + pixel) * heads + head] += 1
+    assert visits == [1] * len(visits)
+
+
+@pytest.mark.parametrize("sm_count", SM_COUNTS[2:])
+def test_attention_grid_fills_the_device(sm_count: int) -> None:
+    resident = sm_count * packed.FORWARD_PROGRAMS_PER_SM
+    for columns in range(1, 3 * resident, 7):
+        waves = columns * attention.split_columns(columns, 2**20, resident) / resident
+        assert 0.8 <= waves <= 1 if 4 * columns <= resident else waves >= 3.9
+
+
+# (images, height, width, heads): the presets' levels, one pixel, odd sizes, rows of several tiles.
+GRIDS = [(1, 1, 1, 1), (16, 16, 16, 8), (128, 64, 64, 8), (3, 7, 70, 2), (2, 1, 256, 4), (8, 128, 128, 16)]
+
+
+def _images(images: int, height: int, width: int, heads: int) -> attention.Sequences:
+    return attention.Sequences(
+        count=images,
+        length=height * width,
+        inner=1,
+        heads=heads,
+        width=64,
+        columns=width,
+        bias_columns=2 * width - 1,
+        bias_plane=(2 * height - 1) * (2 * width - 1),
+        origin=(height - 1) * (2 * width - 1) + width - 1,
+        relative=True,
+    )
+
+
+@pytest.mark.parametrize("sm_count", SM_COUNTS)
+@pytest.mark.parametrize("shape", GRIDS)
+def test_bias_gradient_grid_fits_and_covers(shape: tuple[int, int, int, int], sm_count: int) -> None:
+    images, height, width, heads = shape
+    launch = attention.bias_gradient_launch(_images(*shape), 1, 2, sm_count, wgmma=True)
+    columns = (2 * height - 1) * heads * launch.tiles**2
+    assert launch.programs == columns * launch.splits <= 2**31 - 1
+    assert launch.block * (launch.tiles - 1) < width <= launch.block * launch.tiles
+    assert 1 <= launch.splits <= images * height
+    # The partial sums stay near the size of those of two waves, or are one for each pair of columns.
+    assert launch.splits == 1 or launch.programs < 2 * sm_count * attention.PROGRAMS_PER_SM + columns
+
+
+def test_bias_gradient_programs_visit_every_pair_of_rows_once() -> None:
+    images, height, heads = 3, 5, 2
+    launch = attention.bias_gradient_launch(_images(images, height, 70, heads), 1, 2, 40, True)
+    assert launch.tiles == 2
+    assert launch.splits > 1
+    visits: dict[tuple[int, ...], int] = {}
+    for program in range(launch.programs):  # as in the kernel
+        tile_j, tile_i = program % launch.tiles, program // launch.tiles % launch.tiles
+        rest = program // launch.tiles // launch.tiles
+        head, split, order = rest % heads, rest // heads % launch.splits, rest // heads // launch.splits
+        dy = (order + 1) // 2 * (1 - 2 * (order % 2))
+        pairs = height - abs(dy)
+        for turn in range(split, images * pairs, launch.splits):
+            y = max(dy, 0) + turn % pairs
+            key = (head, turn // pairs, y, y - dy, tile_i, tile_j)
+            visits[key] = visits.get(key, 0) + 1
+    assert set(visits.values()) == {1}
+    assert len(visits) == heads * images * height * height * launch.tiles**2
+
+
+def test_attention_grids_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        attention.split_columns(2**31, 4, 1000)
+    with pytest.raises(ValueError, match="sequences"):
+        attention.flash_programs(_images(2**20, 128, 128, 16), 64)

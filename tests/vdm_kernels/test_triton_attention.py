@@ -30,10 +30,10 @@ def _assert_agrees(name: str, function: Any, arguments: dict[str, Any]) -> None:
 # (B, F, S, heads, d), each for one way of tiling: four pixels in several turns of a program, of 5 frames too; one pixel
 # of 20 frames; of 48; in blocks of keys; rows of odd widths; heads as wide as there are.
 SEQUENCES = [
-    (2, 16, 65, 3, 32),
+    (2, 16, 33, 2, 32),
     (3, 5, 23, 2, 24),
     (2, 20, 9, 2, 40),
-    (1, 48, 5, 2, 64),
+    (1, 48, 3, 1, 32),
     (2, 70, 3, 1, 16),
     (1, 130, 2, 2, 33),
     (1, 16, 9, 1, 128),
@@ -69,11 +69,11 @@ def test_segments_that_leave_whole_blocks_of_keys_out(frames: int, per_sample: b
 
 
 def test_a_long_sequence_without_a_bias() -> None:
-    qkv = tensors(torch.float32, DEVICE, seed=6)(2, 70, 3, 3, 2, 16)
+    qkv = tensors(torch.float32, DEVICE, seed=6)(2, 70, 2, 3, 1, 16)
     _assert_agrees("temporal_attention", temporal_attention, {"qkv": qkv})
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 70, 2, 16), (2, 9, 17, 2, 40), (1, 12, 12, 1, 128)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 70, 1, 16), (2, 9, 17, 1, 40), (1, 12, 12, 1, 128)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_spatial_tilings(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     images, height, width, heads, channels = shape

@@ -21,13 +21,18 @@ from triton.compiler import ASTSource
 
 from vdm_kernels.ops.abs_quantile import launch as quantile_launch
 from vdm_kernels.ops.abs_quantile import triton_kernels as abs_quantile
+from vdm_kernels.ops.attention import launch as attention_launch
+from vdm_kernels.ops.attention import triton_flash
 from vdm_kernels.ops.channel_statistics import launch as image_launch
 from vdm_kernels.ops.channel_statistics import triton_kernels as channel_statistics
 from vdm_kernels.ops.group_norm_silu import triton_backward as group_norm_silu_bwd
 from vdm_kernels.ops.group_norm_silu import triton_kernels as group_norm_silu
 from vdm_kernels.ops.philox_normal import triton_kernels as philox_normal
 from vdm_kernels.ops.q_sample import triton_kernels as q_sample
+from vdm_kernels.ops.spatial_attention import triton_kernels as spatial_attention
 from vdm_kernels.ops.step import launch, triton_step
+from vdm_kernels.ops.temporal_attention import launch as packed_launch
+from vdm_kernels.ops.temporal_attention import triton_packed
 
 
 @dataclass(frozen=True)
@@ -333,12 +338,140 @@ def _small_norm_cases(dtype: str, label: str, ragged: bool) -> Iterator[Case]:
     )
 
 
+_WIDTHS = {"bf16": 2, "fp16": 2, "fp32": 4}
+# (dtype, frames, width) of the kernels that hold all frames, and (dtype, width, relative) of those that do not.
+_PACKED = (
+    ("bf16", 16, 32),
+    ("bf16", 16, 64),
+    ("bf16", 16, 128),
+    ("bf16", 32, 64),
+    ("bf16", 32, 128),
+    ("bf16", 64, 32),
+    ("bf16", 64, 64),
+    ("bf16", 64, 128),
+    ("fp32", 16, 32),
+    ("fp32", 16, 64),
+    ("fp32", 32, 32),
+)
+_FLASH = (
+    ("bf16", 32, False),
+    ("bf16", 64, False),
+    ("bf16", 64, True),
+    ("bf16", 128, True),
+    ("bf16", 128, False),
+    ("fp32", 32, False),
+    ("fp32", 64, False),
+    ("fp32", 64, True),
+    ("fp32", 128, False),
+    ("fp32", 128, True),
+)
+
+
+def attention_cases(wgmma: bool) -> Iterator[Case]:
+    """temporal_attention and spatial_attention, with bias and, where there can be, segments; and ragged sizes."""
+    for dtype, frames, width in _PACKED:
+        if not packed_launch.is_packed(frames, width, _WIDTHS[dtype], wgmma):
+            continue
+        yield from _packed_cases(f"{dtype}-F{frames}-d{width}", dtype, frames, width, wgmma)
+    yield from _packed_cases("fp16-ragged", "fp16", 5, 20, wgmma)
+    for dtype, width, relative in _FLASH:
+        yield from _flash_cases(dtype, width, relative, wgmma)
+    for dtype in ("fp32", "bf16"):
+        yield _attention_case(
+            f"sum_diagonals_kernel-{dtype}",
+            spatial_attention.sum_diagonals_kernel,
+            {"partial_ptr": "*fp32", "out_ptr": f"*{dtype}"},
+            (),
+            {"BLOCK_ROWS": 16, "BLOCK_COLUMNS": 64},
+        )
+
+
+def _attention_case(
+    name: str,
+    kernel: Any,
+    tensors: dict[str, str | None],
+    divisible: tuple[str, ...],
+    constexprs: dict[str, Any],
+    num_warps: int = 4,
+    num_stages: int = 3,
+) -> Case:
+    constexprs = {key: value for key, value in constexprs.items() if key in kernel.arg_names}
+    types = {key: tensors.get(key, "i32") for key in kernel.arg_names if key not in constexprs}
+    return Case(name, kernel, types, constexprs, num_warps, divisible, num_stages)
+
+
+def _attention_tensors(dtype: str) -> dict[str, str | None]:
+    pointers = ("qkv_ptr", "bias_ptr", "out_ptr", "dout_ptr", "dqkv_ptr")
+    single = {"partial_ptr": "*fp32", "log_sum_ptr": "*fp32", "delta_ptr": "*fp32", "scale": "fp32"}
+    return {**dict.fromkeys(pointers, f"*{dtype}"), **single, "segment_ids_ptr": "*i64"}
+
+
+def _packed_cases(label: str, dtype: str, frames: int, width: int, wgmma: bool) -> Iterator[Case]:
+    plan = packed_launch.packed_launch(1, 4096, frames, 8, width, _WIDTHS[dtype], 1000, wgmma)
+    constexprs = {
+        "BIAS_PER_SAMPLE": False,
+        "PIXELS": plan.pixels,
+        "FRAMES": plan.frames,
+        "WIDTH": triton_flash.width_block(width),
+        "PRECISION": "tf32x3" if dtype == "fp32" else "ieee",
+    }
+    divisible = ("frames", "pixels", "group_pixels", "width") if width % 16 == 0 else ()
+    tensors, sizes = _attention_tensors(dtype), (plan.num_warps, plan.num_stages)
+    kernels = triton_packed.packed_kernel, triton_packed.packed_bwd_kernel
+    yield _attention_case(f"packed_kernel-{label}", kernels[0], tensors, divisible, constexprs, *sizes)
+    if plan.separate:
+        for absent, part in (("partial_ptr", "dqkv"), ("dqkv_ptr", "dbias")):
+            name = f"packed_bwd_kernel-{label}-{part}"
+            yield _attention_case(name, kernels[1], {**tensors, absent: None}, divisible, constexprs, *sizes)
+    else:
+        name = f"packed_bwd_kernel-{label}"
+        yield _attention_case(name, kernels[1], tensors, divisible, constexprs, *sizes)
+
+
+def _flash_cases(dtype: str, width: int, relative: bool, wgmma: bool) -> Iterator[Case]:
+    label = f"{dtype}-d{width}-{'table' if relative else 'matrix'}"
+    tensors = _attention_tensors(dtype) | ({"segment_ids_ptr": None} if relative else {})
+    common = {
+        "RELATIVE": relative,
+        "BIAS_PER_SAMPLE": False,
+        "WIDTH": width,
+        "PRECISION": "tf32x3" if dtype == "fp32" else "ieee",
+    }
+    divisible = ("length", "width", "columns", *(() if relative else ("inner", "bias_columns")))
+    for kernel in (
+        triton_flash.flash_kernel,
+        triton_flash.flash_bwd_queries_kernel,
+        triton_flash.flash_bwd_keys_kernel,
+    ):
+        backward = kernel is not triton_flash.flash_kernel
+        blocks = attention_launch.flash_blocks(width, _WIDTHS[dtype], wgmma, relative, backward)
+        constexprs = common | {"QUERIES": blocks.queries, "KEYS": blocks.keys}
+        sizes = (blocks.num_warps, blocks.num_stages)
+        yield _attention_case(f"{kernel.__name__}-{label}", kernel, tensors, divisible, constexprs, *sizes)
+    # The frames of a video are many, or were held at once; a row of an image may be short.
+    for columns in (16, 32, 64) if relative else (128,):
+        images = attention_launch.Sequences(16, 64 * columns, 1, 8, width, columns, 1, 1, 0)
+        plan = attention_launch.bias_gradient_launch(images, 1, _WIDTHS[dtype], 132, wgmma)
+        if plan.block == columns or not relative:
+            yield _attention_case(
+                f"bias_gradient_kernel-{label}-{plan.block}",
+                triton_flash.bias_gradient_kernel,
+                tensors,
+                divisible,
+                common | {"BLOCK": plan.block, "PART": min(plan.part, width)},
+                plan.num_warps,
+                plan.num_stages,
+            )
+
+
 def single_element_cases() -> Iterator[Case]:
     """Arguments that equal 1 become constants: one sample of one element."""
     ones = ("n", "groups", "blocks", "splits", "index", *_IMAGE_INTEGERS, "num_groups", "group_channels")
-    ones = (*ones, "frames", "terms")
-    for case in (*step_cases(), *noise_cases(), *quantile_cases(), *norm_cases()):
-        if any(part in case.name for part in ("ragged", "single_program", "finish")):
+    ones = (*ones, "frames", "terms", "group_pixels", "heads", "length", "inner", "columns", "bias_columns")
+    ones = (*ones, "bias_plane", "sequences", "groups", "tiles")
+    attention = attention_cases(wgmma=True)
+    for case in (*step_cases(), *noise_cases(), *quantile_cases(), *norm_cases(), *attention):
+        if any(part in case.name for part in ("ragged", "single_program", "finish", "fp32-d32-matrix")):
             types = {name: kind for name, kind in case.types.items() if name not in ones}
             constants = {name: 1 for name in ones if name in case.types}
             yield replace(case, name=f"{case.name}-one", types=types, constexprs=case.constexprs | constants)
@@ -393,9 +526,10 @@ def _widths(ptx: str, access: str) -> list[int]:
 
 def main() -> None:
     """Compiles every case for the compute capability (as 90) given on the command line."""
+    capability = int(sys.argv[1])
     every = (*step_cases(), *noise_cases(), *quantile_cases(), *norm_cases(), *single_element_cases())
-    for case in every:
-        print(json.dumps(asdict(compile_case(case, int(sys.argv[1])))), flush=True)
+    for case in (*every, *attention_cases(wgmma=capability == 90)):
+        print(json.dumps(asdict(compile_case(case, capability))), flush=True)
 
 
 if __name__ == "__main__":

@@ -59,12 +59,18 @@ class Blocks:
 
 @dataclass(frozen=True)
 class BiasGradientLaunch:
-    """`programs` = (2 rows - 1) x groups x `splits` x heads x `tiles`^2 programs with tiles of `block` x `block`."""
+    """`programs` = (2 rows - 1) x groups x `splits` x heads x `tiles`^2 programs with tiles of `block` x `block`.
+
+    `part`: of the width of a head, that is multiplied at once.
+    """
 
     programs: int
     splits: int
     tiles: int
     block: int
+    part: int
+    num_warps: int
+    num_stages: int
 
 
 def split_columns(columns: int, blocks: int, resident: int) -> int:
@@ -80,10 +86,19 @@ def split_columns(columns: int, blocks: int, resident: int) -> int:
     return splits
 
 
-def flash_blocks(length: int, width: int, itemsize: int, backward: bool) -> Blocks:
-    """The blocks of the flash kernels."""
-    limit = max(MIN_BLOCK, next_power_of_2(length))
-    return Blocks(min(limit, 64), min(limit, 64), 4, 2)
+def flash_blocks(width: int, itemsize: int, wgmma: bool, relative: bool, backward: bool) -> Blocks:
+    """The largest blocks whose operands and sums fit in registers.
+
+    Matrix units that read shared memory (`wgmma`) leave more of those; float32 has operands of twice the size, in three
+    products; a matrix with segments takes more than a table.
+    """
+    if itemsize == 4:
+        return Blocks(32 if width <= 64 else 16, 16, 8, 1)
+    if not wgmma:
+        return Blocks(32 if backward else 64, 32, 8, 2)
+    if width > 64:
+        return Blocks(64, 32, 8, 2)
+    return Blocks(64, 64, 4 if relative else 8, 2)
 
 
 def flash_programs(sequences: Sequences, block: int) -> int:
@@ -94,9 +109,12 @@ def flash_programs(sequences: Sequences, block: int) -> int:
     return programs
 
 
-def bias_gradient_launch(sequences: Sequences, groups: int, sm_count: int) -> BiasGradientLaunch:
+def bias_gradient_launch(
+    sequences: Sequences, groups: int, itemsize: int, sm_count: int, wgmma: bool
+) -> BiasGradientLaunch:
     """Splits the sums over each group's sequences so that two waves of programs or more fill the device."""
-    block = min(64, max(MIN_BLOCK, next_power_of_2(sequences.columns)))
+    largest = 16 if itemsize == 4 else 64 if wgmma else 32
+    block = min(largest, max(MIN_BLOCK, next_power_of_2(sequences.columns)))
     tiles = -(-sequences.columns // block)
     rows = sequences.length // sequences.columns
     columns = (2 * rows - 1) * groups * sequences.heads * tiles * tiles
@@ -104,4 +122,5 @@ def bias_gradient_launch(sequences: Sequences, groups: int, sm_count: int) -> Bi
     splits = max(1, min(-(-2 * sm_count * PROGRAMS_PER_SM // columns), turns))
     if columns * splits > MAX_GRID:
         raise ValueError(f"attention: too many bias tiles for one grid: {columns}")
-    return BiasGradientLaunch(columns * splits, splits, tiles, block)
+    part, warps, stages = (64, 8, 1) if itemsize == 4 else (MAX_WIDTH, min(8, block * block // 256), 2)
+    return BiasGradientLaunch(columns * splits, splits, tiles, block, part, warps, stages)

@@ -306,13 +306,14 @@ def bias_gradient_kernel(
     RELATIVE: tl.constexpr,
     BIAS_PER_SAMPLE: tl.constexpr,
     BLOCK: tl.constexpr,
+    PART: tl.constexpr,
     WIDTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """The sum of dscores over a split of a group of `sequences`, of one tile of two rows `dy` rows apart.
 
     To partial, (groups, splits, heads, 2 rows - 1, columns, columns), whose index of dy is dy + rows - 1. Programs with
-    small |dy| have more to add up and come first.
+    small |dy| have more to add up and come first. Products go by PART of the width, which limits their registers.
     """
     program = tl.program_id(0)
     tile_j = program % tiles
@@ -350,15 +351,20 @@ def bias_gradient_kernel(
         i = y * columns + x_i
         token_i = tokens(sequence, i, length, inner)
         token_j = tokens(sequence, (y - dy) * columns + x_j, length, inner)
-        q = load_rows(q_ptr, token_i, x_i < columns, 3 * plane, width, WIDTH)
-        k = load_rows(q_ptr + plane, token_j, x_j < columns, 3 * plane, width, WIDTH)
-        v = load_rows(q_ptr + 2 * plane, token_j, x_j < columns, 3 * plane, width, WIDTH)
-        dout = load_rows(dout_ptr + head * width, token_i, x_i < columns, plane, width, WIDTH)
         statistics = (sequence * heads + head) * length + i
         log_sum = tl.load(log_sum_ptr + statistics, mask=x_i < columns, other=0.0)
         delta = tl.load(delta_ptr + statistics, mask=x_i < columns, other=0.0)
-        p = tl.exp2(scores(q, k, additive, scale, PRECISION) - log_sum[:, None])
-        dp = product(dout, transposed(v), PRECISION)
+        s = tl.zeros((BLOCK, BLOCK), tl.float32)
+        dp = tl.zeros((BLOCK, BLOCK), tl.float32)
+        for start in range(0, WIDTH, PART):
+            rest = width - start
+            q = load_rows(q_ptr + start, token_i, x_i < columns, 3 * plane, rest, PART)
+            k = load_rows(q_ptr + start + plane, token_j, x_j < columns, 3 * plane, rest, PART)
+            v = load_rows(q_ptr + start + 2 * plane, token_j, x_j < columns, 3 * plane, rest, PART)
+            dout = load_rows(dout_ptr + start + head * width, token_i, x_i < columns, plane, rest, PART)
+            s += product(q, transposed(k), PRECISION)
+            dp += product(dout, transposed(v), PRECISION)
+        p = tl.exp2(s * scale + additive - log_sum[:, None])
         total += p * (dp - delta[:, None])
     out = ((group * splits + split) * heads + head) * offsets + dy + rows - 1
     out_rows = (out * columns + x_i) * columns
@@ -373,8 +379,8 @@ def precision(x: Tensor) -> str:
 
 @cache
 def has_wgmma(device: torch.device) -> bool:
-    """Whether the matrix units of a device read their operands from shared memory."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+    """Whether the matrix units of a device read their operands from shared memory, as those of servers since Hopper."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in (9, 10)
 
 
 def width_block(width: int) -> int:
@@ -390,7 +396,7 @@ def log2_scale(width: int) -> float:
 def unsupported(qkv: Tensor, bias: Tensor | None) -> str | None:
     """Why the attention kernels cannot take these arguments; None where they can."""
     if qkv.shape[-1] > MAX_WIDTH:
-        return f"heads may be at most {MAX_WIDTH} wide, not {qkv.shape[-1]}"
+        return f"has no kernel for heads that are {qkv.shape[-1]} wide, only up to {MAX_WIDTH}"
     return unsupported_dtype(qkv, bias)
 
 
@@ -398,7 +404,7 @@ def flash_attention(
     qkv: Tensor, bias: Tensor | None, segment_ids: Tensor | None, out: Tensor, sequences: Sequences
 ) -> None:
     """Writes attention within each of `sequences` to `out`."""
-    blocks = flash_blocks(sequences.length, sequences.width, qkv.element_size(), backward=False)
+    blocks = _blocks(qkv, sequences, backward=False)
     with on_device(qkv):
         flash_kernel[(flash_programs(sequences, blocks.queries),)](
             qkv,
@@ -421,7 +427,7 @@ def flash_attention_bwd(
     sequences: Sequences,
 ) -> Tensor:
     """Writes the gradient of qkv, where that is given, and returns log-sums and deltas for `bias_gradient`."""
-    blocks = flash_blocks(sequences.length, sequences.width, qkv.element_size(), backward=True)
+    blocks = _blocks(qkv, sequences, backward=True)
     statistics = torch.empty(
         2, sequences.count, sequences.heads, sequences.length, dtype=torch.float32, device=qkv.device
     )
@@ -460,7 +466,8 @@ def bias_gradient(
         (groups, splits, heads, 2 rows - 1, columns, columns): for the queries of a row, the keys of the row dy above
         it, at dy + rows - 1.
     """
-    launch = bias_gradient_launch(sequences, groups, sm_count(qkv.device))
+    device = qkv.device
+    launch = bias_gradient_launch(sequences, groups, qkv.element_size(), sm_count(device), has_wgmma(device))
     rows, columns = sequences.length // sequences.columns, sequences.columns
     shape = (groups, launch.splits, sequences.heads, 2 * rows - 1, columns, columns)
     partial = torch.empty(shape, dtype=torch.float32, device=qkv.device)
@@ -482,12 +489,18 @@ def bias_gradient(
             RELATIVE=sequences.relative,
             BIAS_PER_SAMPLE=sequences.bias_per_sample,
             BLOCK=launch.block,
+            PART=min(launch.part, width_block(sequences.width)),
             WIDTH=width_block(sequences.width),
             PRECISION=precision(qkv),
-            num_warps=4,
-            num_stages=2,
+            num_warps=launch.num_warps,
+            num_stages=launch.num_stages,
         )
     return partial
+
+
+def _blocks(qkv: Tensor, sequences: Sequences, backward: bool) -> Blocks:
+    wgmma = has_wgmma(qkv.device)
+    return flash_blocks(sequences.width, qkv.element_size(), wgmma, sequences.relative, backward)
 
 
 def _options(qkv: Tensor, sequences: Sequences, blocks: Blocks) -> dict[str, Any]:

@@ -133,11 +133,11 @@ def _sum_diagonals(partial: Tensor, table: Tensor) -> None:
 
 def supports_spatial_attention(qkv: Tensor, bias_table: Tensor | None) -> str | None:
     """None, or why this call cannot run."""
-    return unsupported(qkv, bias_table)
+    return None if bias_table is None else unsupported(qkv, bias_table)
 
 
 def supports_spatial_attention_bwd(
     dout: Tensor, qkv: Tensor, bias_table: Tensor | None, needs: Sequence[bool]
 ) -> str | None:
     """None, or why this call cannot run."""
-    return unsupported(qkv, bias_table)
+    return None if bias_table is None else unsupported(qkv, bias_table)

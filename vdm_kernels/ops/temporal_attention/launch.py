@@ -15,7 +15,7 @@ from vdm_kernels.ops.channel_statistics.launch import next_power_of_2
 
 PIXELS = 4
 # What registers hold at once of programs of 16 frames and 128 threads with heads of 32 numbers.
-FORWARD_PROGRAMS_PER_SM = 8
+FORWARD_PROGRAMS_PER_SM = 7
 BACKWARD_PROGRAMS_PER_SM = 4
 
 
@@ -23,7 +23,7 @@ BACKWARD_PROGRAMS_PER_SM = 4
 class PackedLaunch:
     """`programs` = groups x `splits` x heads programs that walk the `blocks` tiles of `group_pixels` sequences.
 
-    `separate`: dqkv and dbias take a pass each, since together they need more registers than there are.
+    `separate`: dqkv and dbias take a pass each, since together, or for odd widths, they need too many registers.
     """
 
     programs: int
@@ -37,11 +37,11 @@ class PackedLaunch:
     separate: bool
 
 
-def is_packed(frames: int, width: int, itemsize: int) -> bool:
+def is_packed(frames: int, width: int, itemsize: int, wgmma: bool) -> bool:
     """Whether registers hold all frames of a pixel, forward and backward; else attention goes block by block."""
-    if itemsize == 4:  # three products for each, of twice the operands
+    if itemsize == 4:
         return frames <= 32 and width <= 64
-    return frames <= 64
+    return frames <= (64 if wgmma or width <= 32 else 32)
 
 
 def packed_launch(
@@ -57,7 +57,7 @@ def packed_launch(
     """Splits the sequences of each group over programs so that `resident` programs are busy; see `split_columns`.
 
     A warp has one of four pixels, so that no softmax crosses warps; one pixel has four warps, or eight where four do
-    not have the registers. Matrix units that read shared memory (`wgmma`) leave more of those.
+    not have the registers. Matrix units that read shared memory (`wgmma`) leave more of those; float32 leaves fewer.
     """
     block_frames = max(MIN_BLOCK, next_power_of_2(frames))
     if itemsize == 4 and width > 32:
@@ -65,7 +65,7 @@ def packed_launch(
     pixels = PIXELS if block_frames == MIN_BLOCK else 1
     blocks = -(-group_pixels // pixels)
     splits = split_columns(groups * heads, blocks, resident)
-    full = block_frames == 64
+    full, single = block_frames == 64, itemsize == 4
     return PackedLaunch(
         programs=groups * heads * splits,
         group_pixels=group_pixels,
@@ -73,7 +73,7 @@ def packed_launch(
         blocks=blocks,
         pixels=pixels,
         frames=block_frames,
-        num_warps=8 if full and (width > 64 or not wgmma) else 4,
-        num_stages=1 if (full and not wgmma) or (width > 64 and pixels > 1) else 2,
-        separate=full and width > (64 if wgmma else 32),
+        num_warps=8 if full and (width > 32 or not wgmma) else 4,
+        num_stages=1 if single or (full and not wgmma) or (pixels > 1 and width > 64) else 2,
+        separate=width % 16 != 0 or (pixels == 1 and (single or (full and width > 64))),
     )

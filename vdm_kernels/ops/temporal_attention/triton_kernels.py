@@ -113,7 +113,7 @@ def _flash_bwd(
 
 
 def _is_packed(qkv: Tensor) -> bool:
-    return is_packed(qkv.shape[1], qkv.shape[5], qkv.element_size())
+    return is_packed(qkv.shape[1], qkv.shape[5], qkv.element_size(), has_wgmma(qkv.device))
 
 
 def _groups(qkv: Tensor, bias: Tensor | None, segment_ids: Tensor | None) -> int:
