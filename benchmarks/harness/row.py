@@ -208,8 +208,9 @@ def bind(function: Function, workload: Workload, direction: str) -> Callable[[],
         outputs = [tensor for tensor in tensors_of(function(*inputs)) if tensor.requires_grad]
         leaves = [tensor for tensor in inputs if tensor.requires_grad]
         generator = torch.Generator(outputs[0].device).manual_seed(1)
+        # In the layout of the output, as they arrive from the layer behind.
         gradients = [
-            torch.randn(out.shape, generator=generator, device=out.device, dtype=torch.float32).to(out)
+            torch.empty_like(out).copy_(torch.randn(out.shape, generator=generator, device=out.device))
             for out in outputs
         ]
         return lambda: torch.autograd.grad(outputs, leaves, gradients, retain_graph=True)
