@@ -78,6 +78,19 @@ def test_longer_run_equals_one_run(
     assert "resuming from" in printed(quiet)
 
 
+def test_samples_that_a_kill_left_out_are_drawn_again(
+    finished: Path, make_config: MakeConfig, quiet: Console
+) -> None:
+    before = contents(finished)
+    samples = sorted((finished / "samples").glob("*00000008*"))
+    assert samples
+    for path in samples:
+        path.unlink()
+    assert train(make_config(), finished, console=quiet) == 0
+    after = contents(finished)
+    assert {name for name in before if after.get(name) != before[name]} == set()
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
