@@ -48,6 +48,31 @@ def to_uint8(where: str, name: str, video: Tensor) -> np.ndarray:
     return np.ascontiguousarray(((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy())
 
 
+def frames_to_uint8(where: str, frames: Tensor, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Returns what is appended to a file as 8-bit frames, checked to be like those before.
+
+    Args:
+        where: for error messages.
+        frames: (C, F, H, W), or (C, H, W) for one; else as for `to_uint8`.
+        shape: (H, W, C) of the frames before, None for the first ones.
+
+    Returns:
+        (F, H, W, C) uint8, contiguous.
+
+    Raises:
+        ValueError: not such a tensor, or it contains NaN or infinity.
+    """
+    if isinstance(frames, Tensor) and frames.ndim == 3:
+        frames = frames[:, None]
+    pixels = to_uint8(where, "frames", frames)
+    if pixels.ndim != 4 or shape not in (None, pixels.shape[1:]):
+        wanted = "(C, F, H, W) or (C, H, W)"
+        if shape is not None:
+            wanted += f" with C={shape[2]}, H={shape[0]}, W={shape[1]}"
+        raise ValueError(f"{where}: frames must have shape {wanted}, got {tuple(frames.shape)}")
+    return pixels
+
+
 def to_grey(frames: np.ndarray) -> np.ndarray:
     """Returns the luma of frames (..., 3) uint8: (..., 1) uint8."""
     return np.rint(frames @ _LUMA).astype(np.uint8)[..., None]

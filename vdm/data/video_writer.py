@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from vdm.data.arguments import check_int, check_positive
 from vdm.data.atomic_files import atomic_file, check_target
-from vdm.data.gif import write_gif
-from vdm.data.pixels import enlarge, to_uint8
+from vdm.data.gif import GifWriter
+from vdm.data.pixels import enlarge, frames_to_uint8
 
 # By extension: the container's name in FFmpeg, and the encoders to try, best first.
 _CONTAINERS = {
@@ -87,16 +88,8 @@ class VideoWriter:
             raise ValueError(
                 "VideoWriter: append must be called inside the writer's `with` block, got outside"
             )
-        if isinstance(frames, Tensor) and frames.ndim == 3:
-            frames = frames[:, None]
-        pixels = to_uint8("VideoWriter", "frames", frames)
-        shape = (*pixels.shape[:-4], *pixels.shape[-3:])
-        if len(shape) != 3 or self._shape not in (None, shape):
-            wanted = "(C, F, H, W) or (C, H, W)"
-            if self._shape is not None:
-                wanted += f" with C={self._shape[2]}, H={self._shape[0]}, W={self._shape[1]}"
-            raise ValueError(f"VideoWriter: frames must have shape {wanted}, got {tuple(frames.shape)}")
-        self._shape = shape
+        pixels = frames_to_uint8("VideoWriter", frames, self._shape)
+        self._shape = pixels.shape[1:]
         for frame in pixels:
             picture = enlarge(frame, self._scale)
             odd_rows, odd_columns = picture.shape[0] % 2, picture.shape[1] % 2
@@ -185,23 +178,41 @@ def write_mp4(
         writer.append(video)
 
 
-def write_video(path: str | os.PathLike[str], video: Tensor, *, fps: float, scale: int = 1) -> None:
+def video_writer(path: str | os.PathLike[str], *, fps: float, scale: int = 1) -> VideoWriter | GifWriter:
+    """Returns the writer for the format that a path's extension names.
+
+    Args:
+        path: of the file: .gif, .mp4, .mov, .mkv, .webm or .avi.
+        fps: frames per second.
+        scale: every pixel becomes a square of this side.
+
+    Raises:
+        ValueError: an unknown extension, or an argument out of its range.
+    """
+    extension = check_target("video_writer", path).suffix.lower()
+    if extension == ".gif":
+        return GifWriter(path, fps=fps, scale=scale)
+    if extension in _CONTAINERS:
+        return VideoWriter(path, fps=fps, scale=scale)
+    known = ", ".join([".gif", *_CONTAINERS])
+    raise ValueError(f"video_writer: path must end in {known}, got {os.path.basename(path)}")
+
+
+def write_video(
+    path: str | os.PathLike[str], video: Tensor | Iterable[Tensor], *, fps: float, scale: int = 1
+) -> None:
     """Writes a video in the format its extension names: .gif, .mp4, .mov, .mkv, .webm or .avi.
 
     Args:
         path: of the file; complete or not there.
-        video: (C, F, H, W), C 1 or 3, floating point in [-1, 1] (clamped) or uint8.
+        video: (C, F, H, W), C 1 or 3, floating point in [-1, 1] (clamped) or uint8; or an iterable of such
+            parts, and of frames (C, H, W), one after the other. One part is in memory at a time.
         fps: frames per second.
         scale: every pixel becomes a square of this side.
 
     Raises:
         ValueError: an unknown extension, an argument out of its range, or a video with NaN or infinity.
     """
-    extension = check_target("write_video", path).suffix.lower()
-    if extension == ".gif":
-        write_gif(path, video, fps=fps, scale=scale)
-    elif extension in _CONTAINERS:
-        write_mp4(path, video, fps=fps, scale=scale)
-    else:
-        known = ", ".join([".gif", *_CONTAINERS])
-        raise ValueError(f"write_video: path must end in {known}, got {os.path.basename(path)}")
+    with video_writer(path, fps=fps, scale=scale) as writer:
+        for part in [video] if isinstance(video, Tensor) else video:
+            writer.append(part)

@@ -5,7 +5,9 @@ import io
 import os
 import signal
 import time
-from collections.abc import Callable
+import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
@@ -20,6 +22,7 @@ from vdm.data import (
     VideoWriter,
     atomic_file,
     read_video,
+    video_writer,
     write_contact_sheet,
     write_gif,
     write_mp4,
@@ -186,6 +189,53 @@ def test_missing_h264_encoder_falls_back(
     assert psnr(read_video(tmp_path / "a.mp4", channels=1)[0], digits) > 34
     with pytest.raises(ValueError, match=r"\.webm needs one of the encoders libvpx-vp9"):
         write_mp4(tmp_path / "a.webm", digits, fps=8)
+
+
+# Part by part
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.mp4"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_parts_make_the_same_file_as_the_whole(tmp_path: Path, name: str, channels: int) -> None:
+    video = smooth_colours(9)[:channels]
+    write_video(tmp_path / f"whole-{name}", video, fps=10)
+    write_video(tmp_path / name, (part for part in (video[:, :4], video[:, 4], video[:, 5:])), fps=10)
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.mp4"])
+def test_memory_does_not_grow_with_the_number_of_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("vdm.data.gif._SPOOL_BYTES", 1 << 16)
+    monkeypatch.setattr("vdm.data.gif._PALETTE_PIXELS", 1 << 14)
+    parts: list[weakref.ref[Tensor]] = []
+
+    def stream() -> Iterator[Tensor]:
+        for number in range(60):
+            part = smooth_colours(4, 64, 64) * (1 - number / 100)  # over 256 colours
+            parts.append(weakref.ref(part))
+            assert sum(ref() is not None for ref in parts) <= 2
+            yield part
+
+    tracemalloc.start()  # sees NumPy's memory
+    write_video(tmp_path / name, stream(), fps=10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.4 * 60 * 4 * 64 * 64 * 3
+    assert read_video(tmp_path / name)[0].shape == (3, 240, 64, 64)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_parts_must_agree(tmp_path: Path) -> None:
+    for name in ("a.gif", "a.mp4"):
+        with pytest.raises(ValueError, match="with C=1, H=16, W=16"):
+            write_video(tmp_path / name, [torch.zeros(1, 2, 16, 16), torch.zeros(3, 16, 16)], fps=8)
+        with pytest.raises(ValueError, match="at least one frame"):
+            write_video(tmp_path / name, [], fps=8)
+        with pytest.raises(ValueError, match="inside the writer's `with` block"):
+            video_writer(tmp_path / name, fps=8).append(GOOD)
+    assert not list(tmp_path.iterdir())
 
 
 # Contact sheets
@@ -387,7 +437,7 @@ def test_bad_arguments(
 
 
 def test_more_bad_arguments(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"write_video: path must end in \.gif, \.mp4, .*, got a\.xyz"):
+    with pytest.raises(ValueError, match=r"video_writer: path must end in \.gif, \.mp4, .*, got a\.xyz"):
         write_video(tmp_path / "a.xyz", GOOD, fps=8)
     with pytest.raises(ValueError, match="path must be the path of a file, got the folder"):
         write_video(tmp_path, GOOD, fps=8)
