@@ -1,6 +1,14 @@
 """The diffusion process: schedules, moments, parameterizations, losses and denoisers."""
 
-from vdm.diffusion.denoiser import Denoiser, Model, ModelDenoiser, SupportsGuidance, model_denoiser, predict
+from vdm.diffusion.denoiser import (
+    Denoiser,
+    Model,
+    ModelDenoiser,
+    SupportsGuidance,
+    input_gradients,
+    model_denoiser,
+    predict,
+)
 from vdm.diffusion.losses import LOSS_WEIGHTS, LossWeight, diffusion_loss, loss_weight, stratified_times
 from vdm.diffusion.parameterization import (
     PARAMETERIZATIONS,
@@ -46,6 +54,7 @@ __all__ = [
     "diffusion_loss",
     "eps_from_v",
     "eps_from_x",
+    "input_gradients",
     "loss_weight",
     "model_denoiser",
     "predict",

@@ -6,11 +6,14 @@ conditioning on known frames) takes a denoiser and gives a denoiser.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from vdm.diffusion.checks import check_batched, check_bool, check_callable, check_like, check_logsnr
 from vdm.diffusion.parameterization import Parameterization, Prediction, check_parameterization
@@ -30,6 +33,45 @@ class SupportsGuidance(Protocol):
     def cat(first: Any, second: Any, /) -> Any:
         """The rows of `first` followed by those of `second`."""
         ...
+
+
+_ON_CALL: ContextVar[Callable[[Any], None] | None] = ContextVar("vdm_diffusion_on_call", default=None)
+
+
+@contextmanager
+def input_gradients(*, checkpoint: bool = False) -> Iterator[None]:
+    """Within it gradients are recorded, through the network of any `ModelDenoiser` to z and to nothing else.
+
+    Grad mode is on, whatever the caller has set. The parameters of a network that is called are constants until
+    the end, so that backward passes neither compute their gradients nor keep what those would need.
+
+    Args:
+        checkpoint: switch on gradient checkpointing in the modules that have it (`gradient_checkpointing`).
+    """
+    with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        token = _ON_CALL.set(lambda model: stack.enter_context(_constant_parameters(model, checkpoint)))
+        try:
+            yield
+        finally:
+            _ON_CALL.reset(token)
+
+
+@contextmanager
+def _constant_parameters(model: object, checkpoint: bool) -> Iterator[None]:
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    parameters = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
+    switched = [m for m in modules if checkpoint and getattr(m, "gradient_checkpointing", None) is False]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        for module in switched:
+            module.gradient_checkpointing = True  # type: ignore[assignment]
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for module in switched:
+            module.gradient_checkpointing = False  # type: ignore[assignment]
 
 
 Model: TypeAlias = Callable[[Tensor, Tensor, Any], Tensor]
@@ -77,6 +119,9 @@ class ModelDenoiser:
         where = "ModelDenoiser"
         check_batched(where, "z", z)
         check_logsnr(where, "logsnr", logsnr, "z", z)
+        on_call = _ON_CALL.get()
+        if on_call is not None:
+            on_call(self.model)
         output = self.model(z, logsnr, conditioning)
         if not isinstance(output, Tensor):
             raise ValueError(f"{where}: model must return a torch.Tensor, got {type(output).__name__}")

@@ -8,24 +8,12 @@ stays lazy in the `Prediction`: a sampler's fused step does it while it reads th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 import torch
 from torch import Tensor
 
 from vdm.diffusion import Denoiser, ModelDenoiser, Prediction, predict
-from vdm.diffusion.checks import (
-    check_batched,
-    check_callable,
-    check_logsnr,
-    check_number,
-    check_per_sample,
-    check_readable,
-)
-
-GuidanceWeight: TypeAlias = float | Tensor | Callable[[Tensor], Tensor]
-"""w: a number, a tensor () or (B,), or a function of logsnr (B,) that gives such a tensor."""
+from vdm.diffusion.checks import check_batched, check_callable, check_logsnr
+from vdm.guidance.weight import GuidanceWeight, check_weight, is_zero, weight_at
 
 
 def classifier_free_guidance(denoiser: ModelDenoiser, weight: GuidanceWeight) -> Denoiser:
@@ -50,8 +38,8 @@ def classifier_free_guidance(denoiser: ModelDenoiser, weight: GuidanceWeight) ->
     conditioning = denoiser.conditioning
     if conditioning is None:
         raise ValueError(f"{where}: denoiser must have a conditioning to guide by, got None")
-    _check_weight(where, weight)
-    if not isinstance(weight, Tensor) and not callable(weight) and weight == 0.0:
+    check_weight(where, weight)
+    if is_zero(weight):
         return denoiser
     both = conditioning.cat(conditioning, conditioning.null())
 
@@ -64,7 +52,7 @@ def classifier_free_guidance(denoiser: ModelDenoiser, weight: GuidanceWeight) ->
             value,
             denoiser.parameterization,
             uncond=uncond,
-            guidance_weight=_weight_at(where, weight, logsnr),
+            guidance_weight=weight_at(where, weight, logsnr),
             variance_preserving=denoiser.variance_preserving,
         )
 
@@ -91,12 +79,12 @@ def combine(conditional: Denoiser, unconditional: Denoiser, weight: GuidanceWeig
     where = "combine"
     check_callable(where, "conditional", conditional)
     check_callable(where, "unconditional", unconditional)
-    _check_weight(where, weight)
+    check_weight(where, weight)
 
     def guided(z: Tensor, logsnr: Tensor) -> Prediction:
         first = predict(where, conditional, z, logsnr)
         second = predict(where, unconditional, z, logsnr, variance_preserving=first.variance_preserving)
-        at = _weight_at(where, weight, logsnr)
+        at = weight_at(where, weight, logsnr)
         lazy = first.parameterization == second.parameterization and first.value.dtype == second.value.dtype
         if lazy and all(p.uncond is None and p.threshold is None for p in (first, second)):
             value, uncond, parameterization = first.value, second.value, first.parameterization
@@ -111,24 +99,3 @@ def combine(conditional: Denoiser, unconditional: Denoiser, weight: GuidanceWeig
         )
 
     return guided
-
-
-def _check_weight(where: str, weight: object) -> None:
-    if isinstance(weight, Tensor):
-        if not weight.is_floating_point() or weight.ndim > 1:
-            raise ValueError(
-                f"{where}: weight must be a floating-point tensor () or (B,),"
-                f" got {weight.dtype} of shape {tuple(weight.shape)}"
-            )
-        check_readable(where, "weight", weight)
-        if not bool(((weight >= 0) & weight.isfinite()).all()):
-            raise ValueError(f"{where}: weight must be finite and at least 0, got {weight.tolist()}")
-    elif not callable(weight):
-        check_number(where, "weight", weight, minimum=0.0)
-
-
-def _weight_at(where: str, weight: GuidanceWeight, logsnr: Tensor) -> float | Tensor:
-    """w at λ: a number, or a float32 tensor () or (B,) without a gradient."""
-    value = weight(logsnr) if callable(weight) and not isinstance(weight, Tensor) else weight
-    check_per_sample(where, "weight", value, logsnr, minimum=0.0)
-    return value.detach().float() if isinstance(value, Tensor) else float(value)
