@@ -1,4 +1,4 @@
-"""The C++ kernels of `temporal_attention`: any frames and widths, segments, determinism, a learned bias's gradient."""
+"""The C++ kernels of `temporal_attention`: any frames and widths, segments, determinism."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vdm_kernels import native, temporal_attention, use_backend
 from vdm_kernels.op import OPS
@@ -19,7 +17,6 @@ from vdm_kernels.testing import (
     cpu_isa,
     cpu_isas,
     poisoned_empty,
-    record_backends,
     run,
     tensors,
 )
@@ -27,7 +24,6 @@ from vdm_kernels.testing import (
 pytestmark = pytest.mark.skipif(native.C is None, reason=str(native.WHY_NOT))
 
 OP = OPS["temporal_attention"]
-NATIVE = [("temporal_attention", "native"), ("temporal_attention_bwd", "native")]
 
 
 @pytest.fixture(params=cpu_isas())
@@ -145,8 +141,9 @@ def test_a_segment_is_a_call_of_its_own() -> None:
 @pytest.mark.parametrize("width", [20, 32])
 def test_a_frame_alone_is_its_value(isa: str, dtype: torch.dtype, width: int) -> None:
     sample = call(2, 6, 5, 2, width, dtype=dtype, segment_ids=torch.arange(6).expand(2, 6))
-    result = run(OP, temporal_attention, sample, backend="native")
     qkv = sample.arguments["qkv"]
+    qkv[:, :, :, :2] = math.nan  # not so much as read
+    result = run(OP, temporal_attention, sample, backend="native")
     assert torch.equal(result.outputs[0], qkv[:, :, :, 2])
     dout = tensors(torch.bfloat16, "cpu", seed=1)(*result.outputs[0].shape).to(dtype)
     dqkv = result.gradients["qkv"]
@@ -192,49 +189,3 @@ def test_no_pixels_give_no_gradient_of_the_bias() -> None:
     result = run(OP, temporal_attention, call(2, 5, 0, 2, 16), backend="native")
     assert result.outputs[0].shape == (2, 5, 0, 2, 16)
     assert not result.gradients["bias"].any()
-
-
-class Attention(nn.Module):
-    """A learned bias between two projections."""
-
-    def __init__(self, graph_breaks: bool) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.project, self.back = nn.Linear(16, 3 * 16), nn.Linear(16, 16)
-        self.bias = nn.Parameter(torch.randn(2, 6, 6))
-        self.graph_breaks = graph_breaks
-
-    def forward(self, x: Tensor) -> Tensor:
-        qkv = self.project(x).view(1, 6, 5, 3, 2, 8)
-        if self.graph_breaks:
-            torch._dynamo.graph_break()
-        out = temporal_attention(qkv, self.bias)
-        if self.graph_breaks:
-            torch._dynamo.graph_break()
-        y: Tensor = self.back(out.flatten(3))
-        return y
-
-
-def gradients(module: Attention, how: str) -> list[Tensor]:
-    x = tensors(torch.float32, "cpu")(1, 6, 5, 16)
-    if how == "compiled":
-        torch._dynamo.reset()
-        y = torch.compile(module, backend="aot_eager")(x)
-    elif how == "checkpointed":
-        y = checkpoint(module, x, use_reentrant=False)
-    else:
-        y = module(x)
-    return list(torch.autograd.grad(y.square().sum(), list(module.parameters())))
-
-
-@pytest.mark.parametrize("how", ["eager", "compiled", "checkpointed"])
-@pytest.mark.parametrize("graph_breaks", [False, True])
-def test_a_learned_bias_has_its_gradient(how: str, graph_breaks: bool) -> None:
-    module = Attention(graph_breaks)
-    with use_backend("reference"):
-        expected = gradients(module, "eager")
-    with record_backends() as record:
-        actual = gradients(module, how)
-    assert set(NATIVE) <= set(record)
-    for gradient, reference in zip(actual, expected):
-        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-4)
