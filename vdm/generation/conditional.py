@@ -129,7 +129,7 @@ def draw(
     """`complete` for checked known and mask, and for nothing known too."""
     if low_resolution is not None:
         check_low_resolution(where, low_resolution)
-        check_low_resolution_fits(where, low_resolution, tuple(known.shape))
+        check_low_resolution_fits(where, low_resolution, "known", known)
         if how.method == "replacement":
             raise ValueError(
                 f"{where}: low_resolution must come with method='reconstruction', got 'replacement'"

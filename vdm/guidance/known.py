@@ -40,15 +40,18 @@ def check_low_resolution(where: str, low_resolution: object) -> None:
         raise ValueError(f"{where}: low_resolution must be finite, got {bad} values that are NaN or infinite")
 
 
-def check_low_resolution_fits(where: str, low_resolution: Tensor, shape: tuple[int, ...]) -> None:
-    """Require low_resolution to be of the video `shape` (B, C, F, H, W), with h and w divisors of H and W."""
-    *leading, height, width = shape
+def check_low_resolution_fits(where: str, low_resolution: Tensor, name: str, video: Tensor) -> None:
+    """Require low_resolution to be of the shape (B, C, F, H, W) of `video`, with h and w divisors of H and W."""
+    *leading, height, width = video.shape
     low_height, low_width = low_resolution.shape[-2:]
-    same = list(low_resolution.shape[:-2]) == leading
-    if not same or height % low_height or width % low_width:
+    if list(low_resolution.shape[:-2]) != leading or height % low_height or width % low_width:
         raise ValueError(
-            f"{where}: low_resolution must be (B, C, F, h, w) for a video of shape {tuple(shape)}, with h and w"
-            f" divisors of its height and width, got shape {tuple(low_resolution.shape)}"
+            f"{where}: low_resolution must be (B, C, F, h, w) for {name} (B, C, F, H, W) of shape"
+            f" {tuple(video.shape)}, with h and w divisors of H and W, got shape {tuple(low_resolution.shape)}"
+        )
+    if low_resolution.device != video.device:
+        raise ValueError(
+            f"{where}: low_resolution must be on {name}'s device {video.device}, got {low_resolution.device}"
         )
 
 

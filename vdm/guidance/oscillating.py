@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vdm.diffusion import Denoiser, ModelDenoiser, Schedule
 from vdm.diffusion.checks import check_integer, check_number
+from vdm.diffusion.schedules import MAX_STEPS
 from vdm.guidance.classifier_free import classifier_free_guidance
 from vdm.samplers.loop import time_grid
 
@@ -49,7 +50,7 @@ def oscillating_guidance(
     where = "oscillating_guidance"
     check_number(where, "high", high, minimum=0.0)
     check_number(where, "low", low, minimum=0.0)
-    check_integer(where, "num_high_steps", num_high_steps, minimum=0)
+    check_integer(where, "num_high_steps", num_high_steps, minimum=0, maximum=MAX_STEPS)
     if not isinstance(schedule, Schedule):
         raise ValueError(f"{where}: schedule must be a Schedule, got {type(schedule).__name__}")
     grid = schedule(time_grid(where, num_steps, times))

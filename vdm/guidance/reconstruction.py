@@ -14,9 +14,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from vdm.diffusion import Denoiser, Prediction, alpha_sigma, input_gradients, predict
-from vdm.diffusion.checks import check_batched, check_bool, check_callable, check_like, check_logsnr
+from vdm.diffusion.checks import (
+    check_batched,
+    check_bool,
+    check_callable,
+    check_integer,
+    check_like,
+    check_logsnr,
+)
 from vdm.diffusion.process import compute_dtype, per_sample
-from vdm.guidance.known import check_known, check_low_resolution, check_low_resolution_fits
+from vdm.guidance.known import check_known, check_low_resolution, check_low_resolution_fits, check_video
 from vdm.guidance.weight import GuidanceWeight, check_weight, is_zero, weight_at
 
 
@@ -67,7 +74,7 @@ def reconstruction_guidance(
     if low_resolution is not None:
         check_low_resolution(where, low_resolution)
         if known is not None:
-            check_low_resolution_fits(where, low_resolution, tuple(known.shape))
+            check_low_resolution_fits(where, low_resolution, "known", known)
     if is_zero(weight):
         return denoiser
 
@@ -77,7 +84,7 @@ def reconstruction_guidance(
         if known is not None:
             check_like(where, "z", z, "known", known)
         if low_resolution is not None:
-            check_low_resolution_fits(where, low_resolution, tuple(z.shape))
+            check_low_resolution_fits(where, low_resolution, "z", z)
         with input_gradients(checkpoint=checkpoint):
             leaf, level = _ordinary(z).requires_grad_(), _ordinary(logsnr)
             prediction = predict(where, denoiser, leaf, level)
@@ -95,13 +102,31 @@ def reconstruction_guidance(
 
 
 def downsample(x: Tensor, height: int, width: int) -> Tensor:
-    """D: every frame of (B, C, F, H, W) to (height, width), antialiased bilinear; differentiable.
+    """D: every frame of a video to (height, width), antialiased bilinear; differentiable.
 
-    For a factor r it is the triangle filter of half-width r, which sums to 1.
+    `torch.nn.functional.interpolate(..., mode="bilinear", antialias=True)`, which is what Pillow and torchvision
+    do: for a factor r the triangle filter of half-width r pixels.
+
+    Args:
+        x: (B, C, F, H, W).
+        height: h, a divisor of H.
+        width: w, a divisor of W.
+
+    Returns:
+        (B, C, F, h, w), in x's dtype.
+
+    Raises:
+        ValueError: x is no video, or h and w do not divide its height and width.
     """
+    where = "downsample"
+    check_video(where, "x", x)
+    for name, value, full in (("height", height, x.shape[-2]), ("width", width, x.shape[-1])):
+        check_integer(where, name, value, minimum=1)
+        if full % value:
+            raise ValueError(f"{where}: {name} must divide x's {full}, got {value}")
     frames = x.transpose(1, 2).flatten(0, 1)
     small = functional.interpolate(
-        frames, (height, width), mode="bilinear", align_corners=False, antialias=True
+        frames, (int(height), int(width)), mode="bilinear", align_corners=False, antialias=True
     )
     return small.unflatten(0, (len(x), -1)).transpose(1, 2)
 
