@@ -21,6 +21,7 @@
 #include "group_norm_silu/group_norm_silu.h"
 #include "group_norm_silu_conv/taps.h"
 #include "group_norm_silu_conv/winograd.h"
+#include "langevin_step/langevin_step.h"
 #include "philox_normal/philox_normal.h"
 #include "q_sample/q_sample.h"
 #include "spatial_attention/spatial_attention.h"
@@ -99,6 +100,29 @@ DdimStepBackwardParams ddim_step_bwd(Address dout, Address z, Address prediction
                              variance_preserving)
               .step,
           eta};
+}
+
+LangevinStepParams langevin_step(Address z, Address prediction, Address uncond, Address out, int z_dtype,
+                                 int prediction_dtype, int64_t batch, int64_t n, Address logsnr,
+                                 Address, Address guidance_weight, Address threshold, Address seed,
+                                 Address draw, int parameterization, double delta, bool variance_preserving) {
+  return {ancestral_step(z, prediction, uncond, out, z_dtype, prediction_dtype, batch, n, logsnr, logsnr,
+                         guidance_weight, threshold, seed, draw, parameterization, 0.0, false,
+                         variance_preserving)
+              .step,
+          delta};
+}
+
+LangevinStepBackwardParams langevin_step_bwd(Address dout, Address z, Address prediction, Address uncond,
+                                             Address dz, Address dprediction, Address duncond, int z_dtype,
+                                             int prediction_dtype, int64_t batch, int64_t n, Address logsnr,
+                                             Address, Address guidance_weight, Address threshold,
+                                             int parameterization, double delta, bool variance_preserving) {
+  return {ancestral_step_bwd(dout, z, prediction, uncond, dz, dprediction, duncond, z_dtype, prediction_dtype,
+                             batch, n, logsnr, logsnr, guidance_weight, threshold, parameterization,
+                             variance_preserving)
+              .step,
+          delta};
 }
 
 AbsQuantileParams abs_quantile(Address x, Address out, int dtype, int64_t batch, int64_t n, double q) {
@@ -291,6 +315,8 @@ PYBIND11_MODULE(_C, m) {
   define(m, "ancestral_step_bwd_cpu", ancestral_step_bwd_cpu, ancestral_step_bwd);
   define(m, "ddim_step_cpu", ddim_step_cpu, ddim_step);
   define(m, "ddim_step_bwd_cpu", ddim_step_bwd_cpu, ddim_step_bwd);
+  define(m, "langevin_step_cpu", langevin_step_cpu, langevin_step);
+  define(m, "langevin_step_bwd_cpu", langevin_step_bwd_cpu, langevin_step_bwd);
   define(m, "abs_quantile_cpu", abs_quantile_cpu, abs_quantile);
   define(m, "temporal_attention_cpu", temporal_attention_cpu, temporal_attention);
   define(m, "temporal_attention_bwd_cpu", temporal_attention_bwd_cpu, temporal_attention_bwd);
@@ -317,6 +343,8 @@ PYBIND11_MODULE(_C, m) {
   define(m, "ancestral_step_bwd_cuda", ancestral_step_bwd_cuda, ancestral_step_bwd);
   define(m, "ddim_step_cuda", ddim_step_cuda, ddim_step);
   define(m, "ddim_step_bwd_cuda", ddim_step_bwd_cuda, ddim_step_bwd);
+  define(m, "langevin_step_cuda", langevin_step_cuda, langevin_step);
+  define(m, "langevin_step_bwd_cuda", langevin_step_bwd_cuda, langevin_step_bwd);
   m.def("abs_quantile_cuda", abs_quantile_with_workspace, py::call_guard<py::gil_scoped_release>());
   m.def("abs_quantile_cuda_workspace_bytes", abs_quantile_cuda_workspace_bytes, "batch"_a);
   define_norm_cuda(m);

@@ -112,7 +112,7 @@ fi
 
 # One process per file: one that hangs or runs out of time costs its own rows only.
 parts=$(mktemp -d)
-for file in benchmarks/test_{ancestral_step,ddim_step,philox_normal,q_sample,abs_quantile}.py benchmarks/test_*.py; do
+for file in benchmarks/test_{ancestral_step,ddim_step,langevin_step,philox_normal,q_sample,abs_quantile}.py benchmarks/test_*.py; do
   part="$parts/$(basename "$file" .py).json"
   [[ -e "$part.started" ]] && continue
   : >"$part.started"

@@ -13,6 +13,7 @@ from vdm_kernels.ops.channel_statistics import channel_statistics, reads_statist
 from vdm_kernels.ops.ddim_step import ddim_step
 from vdm_kernels.ops.group_norm_silu import group_norm_silu
 from vdm_kernels.ops.group_norm_silu_conv import conv_precision, group_norm_silu_conv
+from vdm_kernels.ops.langevin_step import langevin_step
 from vdm_kernels.ops.philox_normal import philox_normal
 from vdm_kernels.ops.q_sample import q_sample
 from vdm_kernels.ops.spatial_attention import spatial_attention
@@ -27,6 +28,7 @@ __all__ = [
     "ddim_step",
     "group_norm_silu",
     "group_norm_silu_conv",
+    "langevin_step",
     "philox_normal",
     "q_sample",
     "reads_statistics",

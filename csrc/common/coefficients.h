@@ -105,4 +105,21 @@ VDM_HOST_DEVICE inline StepCoefficients<Real> ddim_coefficients(Real logsnr_t, R
   return step;
 }
 
+// Langevin at one log SNR (Ho et al. 2022, section 3.2; Song et al. 2021, arXiv 2011.13456, appendix G):
+//
+//     z <- z - (delta / 2) sigma epshat + sqrt(delta) sigma noise,  sigma epshat = z - alpha xhat
+template <typename Real>
+VDM_HOST_DEVICE inline StepCoefficients<Real> langevin_coefficients(Real logsnr, Real delta,
+                                                                    Parameterization parameterization,
+                                                                    bool variance_preserving) {
+  using std::sqrt;
+  const SignalNoise<Real> t = signal_noise(logsnr, variance_preserving);
+  StepCoefficients<Real> step;
+  step.z_scale = Real(1) - Real(0.5) * delta;
+  step.x_scale = Real(0.5) * delta * t.alpha;
+  step.noise_scale = sqrt(delta) * t.sigma;
+  set_prediction(&step, t, parameterization);
+  return step;
+}
+
 }  // namespace vdm

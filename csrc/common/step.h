@@ -1,4 +1,4 @@
-// What the sampler steps (ancestral_step, ddim_step) take, forward and backward.
+// What the sampler steps (ancestral_step, ddim_step, langevin_step) take, forward and backward.
 //
 //     prediction <- (1 + w) prediction - w uncond                       where uncond is given
 //     xhat = x_from_z z + x_from_prediction prediction

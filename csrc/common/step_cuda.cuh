@@ -1,4 +1,4 @@
-// The forward and backward kernels of the sampler steps; ancestral_step_cuda.cu and ddim_step_cuda.cu give
+// The forward and backward kernels of the sampler steps; each op's <op>_cuda.cu gives
 // the rule, a function from log SNR to coefficients.
 //
 // One group of four elements (one Philox counter) per thread; each input is read once and the output is

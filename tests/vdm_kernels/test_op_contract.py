@@ -42,6 +42,7 @@ TYPICAL = {
     "ddim_step": "guided_thresholded",
     "group_norm_silu": "modulated",
     "group_norm_silu_conv": "residual_block",
+    "langevin_step": "guided_thresholded",
     "philox_normal": "odd",
     "q_sample": "odd",
     "spatial_attention": "bias",

@@ -1,4 +1,4 @@
-"""The arguments that `ancestral_step` and `ddim_step` share, checked and brought to one form."""
+"""The arguments that the sampler steps share, checked and brought to one form."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ functions of the log-SNR alone. See Ho et al. 2022 (Video Diffusion Models), eqs
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -76,3 +78,15 @@ def ddim_coefficients(
     b = torch.exp(log_alpha_s) - torch.exp(log_alpha_t) * a
     c = eta * torch.sqrt(gain) * torch.exp(log_sigma_s)
     return a, b, c
+
+
+def langevin_coefficients(
+    logsnr: Tensor, delta: float, variance_preserving: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(a, b, c) of a Langevin step at one log-SNR, where sigma eps_hat = z - alpha x_hat.
+
+    a = 1 - delta / 2, b = (delta / 2) alpha, c = sqrt(delta) sigma.
+    """
+    log_alpha, log_sigma = log_alpha_sigma(logsnr, variance_preserving)
+    a = torch.full_like(log_alpha, 1.0 - 0.5 * delta)
+    return a, 0.5 * delta * torch.exp(log_alpha), math.sqrt(delta) * torch.exp(log_sigma)

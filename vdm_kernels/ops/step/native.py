@@ -1,4 +1,4 @@
-"""What `ancestral_step` and `ddim_step` share in calling the extension."""
+"""What the sampler steps share in calling the extension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the references of `ancestral_step` and `ddim_step` share: x_hat, the affine step, and its gradient."""
+"""What the references of the sampler steps share: x_hat, the affine step, and its gradient."""
 
 from __future__ import annotations
 

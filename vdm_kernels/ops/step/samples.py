@@ -1,4 +1,4 @@
-"""Calls of `ancestral_step` and `ddim_step` that tests share."""
+"""Calls of the sampler steps that tests share."""
 
 from __future__ import annotations
 

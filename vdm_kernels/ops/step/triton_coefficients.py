@@ -89,12 +89,14 @@ def prediction_coefficients(logsnr, PARAMETERIZATION: tl.constexpr, VARIANCE_PRE
 
 @triton.jit
 def step_coefficients(logsnr_t, logsnr_s, strength, RULE: tl.constexpr, VARIANCE_PRESERVING: tl.constexpr):
-    """(a, b, c) of z_s = a z + b x̂ + c noise; `strength` is gamma of the ancestral rule and eta of DDIM.
+    """(a, b, c) of z_s = a z + b x̂ + c noise; `strength` is gamma of the ancestral rule, eta of DDIM,
+    delta of Langevin.
 
     With d = λt - λs and E = 1 - e^d:
         ancestral: a = e^d alpha_s/alpha_t,  b = E alpha_s,  c = sqrt(E) sigma_s (sigma_t/sigma_s)^gamma
         ddim: a = m sigma_s/sigma_t,  c = eta sqrt(E) sigma_s,  m^2 = 1 - eta^2 E = (1 - eta) (1 + eta) + eta^2 e^d,
               b = alpha_s - alpha_t a = alpha_s (1 - sqrt(k)) = alpha_s E (1 + eta^2 e^d) / (1 + sqrt(k)),  k = e^d m^2
+        langevin (λs = λt): a = 1 - delta/2,  b = (delta/2) alpha_s,  c = sqrt(delta) sigma_s
     """
     d = logsnr_t - logsnr_s
     decay = exp_f32(d)
@@ -111,8 +113,12 @@ def step_coefficients(logsnr_t, logsnr_s, strength, RULE: tl.constexpr, VARIANCE
         a = decay * tl.sqrt_rn(alpha2_ratio)
         b = change * tl.sqrt_rn(alpha2_s)
         c = tl.sqrt_rn(change * sigma2_s) * exp_f32(-0.5 * strength * log_f32(sigma2_ratio))
+    elif RULE == "langevin":
+        a = 1.0 - 0.5 * strength + 0.0 * d
+        b = 0.5 * strength * tl.sqrt_rn(alpha2_s)
+        c = tl.sqrt_rn(strength * sigma2_s)
     else:
-        tl.static_assert(RULE == "ddim", "the rule must be ancestral or ddim")
+        tl.static_assert(RULE == "ddim", "the rule must be ancestral, ddim or langevin")
         eta2 = strength * strength
         m2 = (1.0 - strength) * (1.0 + strength) + eta2 * decay
         a = tl.sqrt_rn(m2 * sigma2_ratio)

@@ -1,4 +1,4 @@
-"""The forward and backward Triton kernels of ancestral_step and ddim_step.
+"""The forward and backward Triton kernels of ancestral_step, ddim_step and langevin_step.
 
 Tiling: a block is 128 groups of four consecutive elements, one group to a thread (one Philox counter, one vector
 access of 16 bytes for float32 and 8 for the 16-bit types); programs walk the blocks of one sample (see launch.py).
@@ -180,7 +180,7 @@ def triton_step(
     noisy: bool,
     variance_preserving: bool,
 ) -> Tensor:
-    """Runs `step_kernel` by `rule` ("ancestral" with strength gamma, "ddim" with strength eta); contiguous inputs."""
+    """Runs `step_kernel` by `rule` ("ancestral", "ddim" or "langevin" with its strength); contiguous inputs."""
     out = torch.empty_like(z)
     if z.numel() == 0:
         return out

@@ -1,0 +1,84 @@
+"""`langevin_step` in C++ and CUDA C++, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from vdm_kernels.native import unsupported
+from vdm_kernels.ops.step.native import native_step, native_step_bwd
+
+
+def supports_langevin_step(z: Tensor, prediction: Tensor, *rest: object) -> str | None:
+    """None, or why the extension cannot run this call."""
+    return unsupported(z.device, z.dtype, prediction.dtype)
+
+
+def langevin_step(
+    z: Tensor,
+    prediction: Tensor,
+    uncond: Tensor | None,
+    logsnr: Tensor,
+    guidance_weight: Tensor | None,
+    threshold: Tensor | None,
+    seed: Tensor,
+    draw: Tensor,
+    parameterization: str,
+    delta: float,
+    variance_preserving: bool,
+) -> Tensor:
+    """See `vdm_kernels.langevin_step`; tensors are contiguous."""
+    return native_step(
+        "langevin_step",
+        z,
+        prediction,
+        uncond,
+        logsnr,
+        logsnr,
+        guidance_weight,
+        threshold,
+        seed,
+        draw,
+        parameterization,
+        delta,
+        variance_preserving,
+    )
+
+
+def supports_langevin_step_bwd(dout: Tensor, z: Tensor, prediction: Tensor, *rest: object) -> str | None:
+    """None, or why the extension cannot run this call."""
+    return unsupported(z.device, z.dtype, prediction.dtype)
+
+
+def langevin_step_bwd(
+    dout: Tensor,
+    z: Tensor,
+    prediction: Tensor,
+    uncond: Tensor | None,
+    logsnr: Tensor,
+    guidance_weight: Tensor | None,
+    threshold: Tensor | None,
+    seed: Tensor,
+    draw: Tensor,
+    parameterization: str,
+    delta: float,
+    variance_preserving: bool,
+    needs: Sequence[bool],
+) -> list[Tensor]:
+    """Gradients of (z, prediction, uncond); empty where `needs` is False."""
+    return native_step_bwd(
+        "langevin_step_bwd",
+        dout,
+        z,
+        prediction,
+        uncond,
+        logsnr,
+        logsnr,
+        guidance_weight,
+        threshold,
+        parameterization,
+        needs,
+        delta,
+        variance_preserving,
+    )
