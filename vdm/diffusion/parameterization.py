@@ -214,8 +214,9 @@ class Prediction:
 def _as_per_sample(value: float | Tensor, like: Tensor) -> Tensor:
     """A number or a tensor () or (B,) as a tensor that broadcasts against `like`, in its compute dtype."""
     dtype = compute_dtype(like)
-    value = value if isinstance(value, Tensor) else float(value)
-    return per_sample(torch.as_tensor(value, dtype=dtype, device=like.device), like)
+    if not isinstance(value, Tensor):  # filled on the device: a copy from the host cannot be in a CUDA graph
+        value = torch.full((), float(value), dtype=dtype, device=like.device)
+    return per_sample(value.to(like.device, dtype), like)
 
 
 def _checked_scales(

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vdm.diffusion import Denoiser, Schedule
 from vdm.diffusion.checks import check_number
-from vdm.samplers.loop import Callback, Seeds, Transition, sample_loop, step_constant
-from vdm_kernels import ancestral_step
+from vdm.samplers.loop import Callback, Seeds, sample_loop
+from vdm.samplers.updates import ancestral_update
 
 
 def ancestral(
@@ -25,6 +25,7 @@ def ancestral(
     callback: Callback | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    cuda_graph: bool = False,
 ) -> Tensor:
     """Sample by the posteriors q(z_s | z_t, x̂), from t = 1 to t = 0.
 
@@ -48,6 +49,8 @@ def ancestral(
         callback: called with a `SamplerStep` at every step.
         device: where to sample; by default where the seeds are, the CPU where they are no tensor.
         dtype: of z and of the result.
+        cuda_graph: capture a step, network included, and replay it: the same result without the time Python
+            takes. The first step runs as it is. The denoiser must read no tensor on the host.
 
     Returns:
         x (B, C, F, H, W). No gradient is recorded.
@@ -58,27 +61,11 @@ def ancestral(
     """
     check_number("ancestral", "gamma", gamma, minimum=0.0, maximum=1.0)
 
-    def update(z: Tensor, transition: Transition) -> Tensor:
-        prediction = transition.prediction
-        return ancestral_step(
-            z,
-            prediction.value,
-            transition.logsnr_t,
-            transition.logsnr_s,
-            transition.seed,
-            transition.draw,
-            parameterization=prediction.parameterization,
-            gamma=float(gamma),
-            uncond=prediction.uncond,
-            guidance_weight=step_constant(prediction.guidance_weight, z),
-            threshold=step_constant(prediction.threshold, z),
-            add_noise=not transition.is_last,
-            variance_preserving=prediction.variance_preserving,
-        )
-
     return sample_loop(
         "ancestral",
-        update,
+        lambda grid: grid.moves(
+            ancestral_update(float(gamma)), last=ancestral_update(float(gamma), add_noise=False)
+        ),
         denoiser,
         shape,
         schedule=schedule,
@@ -88,4 +75,5 @@ def ancestral(
         callback=callback,
         device=device,
         dtype=dtype,
+        cuda_graph=cuda_graph,
     )

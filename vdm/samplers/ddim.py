@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vdm.diffusion import Denoiser, Schedule
 from vdm.diffusion.checks import check_number
-from vdm.samplers.loop import Callback, Seeds, Transition, sample_loop, step_constant
-from vdm_kernels import ddim_step
+from vdm.samplers.loop import Callback, Seeds, sample_loop
+from vdm.samplers.updates import ddim_update
 
 
 def ddim(
@@ -25,6 +25,7 @@ def ddim(
     callback: Callback | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
+    cuda_graph: bool = False,
 ) -> Tensor:
     """Sample by DDIM steps, from t = 1 to t = 0.
 
@@ -46,6 +47,8 @@ def ddim(
         callback: called with a `SamplerStep` at every step.
         device: where to sample; by default where the seeds are, the CPU where they are no tensor.
         dtype: of z and of the result.
+        cuda_graph: capture a step, network included, and replay it: the same result without the time Python
+            takes. The first step runs as it is. The denoiser must read no tensor on the host.
 
     Returns:
         x (B, C, F, H, W). No gradient is recorded.
@@ -56,26 +59,9 @@ def ddim(
     """
     check_number("ddim", "eta", eta, minimum=0.0, maximum=1.0)
 
-    def update(z: Tensor, transition: Transition) -> Tensor:
-        prediction = transition.prediction
-        return ddim_step(
-            z,
-            prediction.value,
-            transition.logsnr_t,
-            transition.logsnr_s,
-            transition.seed,
-            transition.draw,
-            parameterization=prediction.parameterization,
-            eta=0.0 if transition.is_last else float(eta),
-            uncond=prediction.uncond,
-            guidance_weight=step_constant(prediction.guidance_weight, z),
-            threshold=step_constant(prediction.threshold, z),
-            variance_preserving=prediction.variance_preserving,
-        )
-
     return sample_loop(
         "ddim",
-        update,
+        lambda grid: grid.moves(ddim_update(float(eta)), last=ddim_update(0.0)),
         denoiser,
         shape,
         schedule=schedule,
@@ -85,4 +71,5 @@ def ddim(
         callback=callback,
         device=device,
         dtype=dtype,
+        cuda_graph=cuda_graph,
     )

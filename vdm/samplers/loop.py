@@ -1,19 +1,39 @@
-"""What every sampler shares: checks, the grid of λ, seeds, the first noise, the loop over steps."""
+"""What every sampler shares: checks, the grid of λ, seeds, the first noise, and the loop.
+
+A sampler is a plan: a list of moves, each a call of the denoiser and an update of z, made from the grid before
+anything is computed. What changes from move to move lies in device memory, so that a move can be a CUDA graph.
+"""
 
 from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from vdm.diffusion import Denoiser, Prediction, Schedule, alpha_sigma, predict
+from vdm.diffusion import (
+    Denoiser,
+    DiscreteLinearBetaSchedule,
+    Prediction,
+    Schedule,
+    alpha_sigma,
+    predict,
+)
 from vdm.diffusion import times as uniform_times
-from vdm.diffusion.checks import check_callable, check_integer, check_readable, checked_device
+from vdm.diffusion.checks import (
+    check_bool,
+    check_callable,
+    check_integer,
+    check_readable,
+    checked_device,
+)
 from vdm.diffusion.schedules import MAX_STEPS
+from vdm.samplers.cuda_graph import CudaGraphed, check_cuda_graph
 from vdm_kernels import philox_normal
 
 Seeds: TypeAlias = int | Sequence[int] | Tensor
@@ -24,11 +44,13 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 @dataclass(frozen=True)
 class SamplerStep:
-    """What a callback sees of a step, after the denoiser's call and before z changes.
+    """What a callback sees of a step: a call of the denoiser, before z changes.
+
+    With `cuda_graph` its tensors hold until the callback returns: the next step overwrites them.
 
     Attributes:
         index: 0 .. num_steps - 1.
-        num_steps: the number of steps.
+        num_steps: the number of the denoiser's calls, correctors included.
         t: the time of z.
         logsnr: its λ, (B,).
         z: the current sample (B, C, F, H, W).
@@ -51,33 +73,69 @@ Callback: TypeAlias = Callable[[SamplerStep], object]
 
 
 @dataclass(frozen=True)
-class Transition:
-    """One step from λ_t to λ_s for a sampler's update: everything but z.
+class Inputs:
+    """What an update reads besides the state and the prediction, on z's device.
 
     Attributes:
-        prediction: the denoiser's prediction at z_t.
-        logsnr_t: λ_t, (B,) float32.
-        logsnr_s: λ_s, (B,) float32.
+        values: the move's numbers, each (B,) float32; the first is λ of z.
         seed: (B,) int64.
-        draw: the number of this step's noise draw.
-        is_last: no noise is added.
+        draw: () int64, the number of this move's noise draw.
     """
 
-    prediction: Prediction
-    logsnr_t: Tensor
-    logsnr_s: Tensor
+    values: tuple[Tensor, ...]
     seed: Tensor
-    draw: int
-    is_last: bool
+    draw: Tensor
 
 
-Update: TypeAlias = Callable[[Tensor, Transition], Tensor]
+State: TypeAlias = tuple[Tensor, ...]
+"""z, and what a multistep sampler carries with it; all of z's shape and dtype."""
+
+Update: TypeAlias = Callable[[State, Prediction, Inputs], State]
+"""(state, the denoiser's prediction at z, inputs) -> the next state."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """One call of the denoiser and the update after it.
+
+    Attributes:
+        t: the time of z.
+        update: what follows the call. Moves that share it differ in their values alone: one graph runs them.
+        values: the numbers that `update` reads; the first is λ of z.
+    """
+
+    t: float
+    update: Update
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The decreasing times of a sampler and λ there, rounded to float32; num_steps + 1 of each."""
+
+    t: tuple[float, ...]
+    logsnr: tuple[float, ...]
+
+    @property
+    def ends_at_data(self) -> bool:
+        """Whether the last time is 0, where a sampler returns x̂ itself."""
+        return self.t[-1] == 0.0
+
+    def moves(self, update: Update, last: Update) -> list[Move]:
+        """From each time to the next with values (λ_t, λ_s), the last one by `last`, or to x̂ at t = 0."""
+        updates = [update] * (len(self.t) - 2) + [denoise if self.ends_at_data else last]
+        return [Move(*move) for move in zip(self.t, updates, pairwise(self.logsnr))]
+
+
+def denoise(state: State, prediction: Prediction, inputs: Inputs) -> State:
+    """x̂ in place of z."""
+    return (prediction.x(state[0], inputs.values[0]),)
 
 
 @torch.no_grad()
 def sample_loop(
     where: str,
-    update: Update,
+    plan: Callable[[Grid], list[Move]],
     denoiser: Denoiser,
     shape: Sequence[int],
     *,
@@ -88,8 +146,13 @@ def sample_loop(
     callback: Callback | None,
     device: torch.device | str | None,
     dtype: torch.dtype,
+    cuda_graph: bool,
+    history: int = 0,
 ) -> Tensor:
-    """Draw z at the first time, then `update` it from each time to the next; arguments as in `ancestral`."""
+    """Draw z at the first time, then make the moves of `plan`; move i has the draw i + 1.
+
+    The state starts as z and `history` tensors of zeros. All other arguments are those of `ancestral`.
+    """
     check_callable(where, "denoiser", denoiser)
     if not isinstance(schedule, Schedule):
         raise ValueError(f"{where}: schedule must be a Schedule, got {type(schedule).__name__}")
@@ -97,34 +160,36 @@ def sample_loop(
         check_callable(where, "callback", callback)
     if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         raise ValueError(f"{where}: dtype must be float32, bfloat16, float16 or float64, got {dtype}")
+    check_bool(where, "cuda_graph", cuda_graph)
     size = _checked_shape(where, shape)
-    grid = time_grid(where, num_steps, times)
+    grid = _grid(where, schedule, time_grid(where, num_steps, times))
     seed = sample_seeds(where, seeds, size[0], checked_device(where, device))
-    grid_logsnr = _grid_logsnr(where, schedule, grid)
-    logsnr = grid_logsnr.to(seed.device)[:, None].expand(-1, size[0]).contiguous()
+    if cuda_graph:
+        check_cuda_graph(where, seed.device)
+    moves = plan(grid)
+
+    def run(update: Update, values: Tensor, draw: Tensor, *state: Tensor) -> tuple[Tensor, Prediction, State]:
+        inputs = Inputs(values.unbind(), seed, draw)
+        prediction = predict(
+            where, denoiser, state[0], inputs.values[0], variance_preserving=schedule.variance_preserving
+        )
+        return state[0], prediction, update(state, prediction, inputs)
 
     z = philox_normal(size, seed, 0, dtype=dtype)
     if not schedule.variance_preserving:
-        z = z * float(alpha_sigma(grid_logsnr[:1], variance_preserving=False)[1])
-    last = len(grid) - 2
-    for index in range(last + 1):
-        prediction = predict(
-            where, denoiser, z, logsnr[index], variance_preserving=schedule.variance_preserving
-        )
+        z = z * float(alpha_sigma(torch.tensor(grid.logsnr[0]), variance_preserving=False)[1])
+    state: State = (z, *(torch.zeros_like(z) for _ in range(history)))
+    runners: dict[Update, Callable[..., tuple[Tensor, Prediction, State]]] = {
+        move.update: partial(run, move.update) for move in moves
+    }
+    if cuda_graph:
+        runners = {update: CudaGraphed(where, runner) for update, runner in runners.items()}
+    values, draws = _values(moves, seed), torch.arange(1, len(moves) + 1, device=seed.device)
+    for index, move in enumerate(moves):
+        z, prediction, state = runners[move.update](values[index], draws[index], *state)
         if callback is not None:
-            callback(SamplerStep(index, last + 1, float(grid[index]), logsnr[index], z, prediction))
-        if index == last and float(grid[-1]) == 0.0:
-            return prediction.x(z, logsnr[index])
-        z = update(
-            z,
-            Transition(prediction, logsnr[index], logsnr[index + 1], seed, index + 1, is_last=index == last),
-        )
-    return z
-
-
-def step_constant(value: float | Tensor | None, z: Tensor) -> float | Tensor | None:
-    """A prediction's guidance weight or threshold as the fused steps take it: a number, or (B,) float32."""
-    return value.detach().float().expand(len(z)).contiguous() if isinstance(value, Tensor) else value
+            callback(SamplerStep(index, len(moves), move.t, values[index, 0], z, prediction))
+    return state[0]
 
 
 def time_grid(where: str, num_steps: int | None, times: Sequence[float] | Tensor | None) -> Tensor:
@@ -187,14 +252,27 @@ def sample_seeds(where: str, seeds: Seeds, batch_size: int, device: torch.device
     return (tensor if device is None else tensor.to(device)).contiguous()
 
 
-def _grid_logsnr(where: str, schedule: Schedule, grid: Tensor) -> Tensor:
-    """λ at each time, float32 on the CPU."""
-    logsnr = schedule(grid).float()
+def _grid(where: str, schedule: Schedule, times: Tensor) -> Grid:
+    """The grid of a schedule, whose λ is finite and falls with t; no more steps than a discrete one has."""
+    steps = len(times) - 1
+    if isinstance(schedule, DiscreteLinearBetaSchedule) and steps > schedule.num_timesteps:
+        raise ValueError(
+            f"{where}: num_steps must be at most the schedule's num_timesteps={schedule.num_timesteps}, got {steps}"
+        )
+    logsnr = schedule(times).float()
     if not bool(logsnr.isfinite().all()):
         raise ValueError(f"{where}: schedule must give a finite logsnr at every time, got {logsnr.tolist()}")
     if not bool((logsnr[1:] >= logsnr[:-1]).all()):
         raise ValueError(f"{where}: schedule must not increase with t, got logsnr {logsnr.tolist()}")
-    return logsnr
+    return Grid(tuple(times.tolist()), tuple(logsnr.tolist()))
+
+
+def _values(moves: Sequence[Move], seed: Tensor) -> Tensor:
+    """The values of all moves on the device of the seeds, (moves, values, B); zeros where a move has fewer."""
+    width = max(len(move.values) for move in moves)
+    rows = [[*move.values, *[0.0] * (width - len(move.values))] for move in moves]
+    table = torch.tensor(rows, dtype=torch.float32).to(seed.device)
+    return table[:, :, None].expand(-1, -1, len(seed)).contiguous()
 
 
 def _checked_shape(where: str, shape: Sequence[int]) -> tuple[int, ...]:

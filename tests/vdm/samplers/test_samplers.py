@@ -18,7 +18,7 @@ from vdm.diffusion import (
     model_denoiser,
 )
 from vdm.guidance import dynamic_threshold, static_threshold
-from vdm.samplers import SamplerStep, ancestral, ddim
+from vdm.samplers import SamplerStep, ancestral, ddim, distilled, dpm_solver_pp, predictor_corrector
 from vdm_kernels import philox_normal
 
 SHAPE = (3, 2, 4, 5, 3)
@@ -27,6 +27,9 @@ SAMPLERS: list[tuple[Callable[..., Tensor], dict[str, float]]] = [
     (ancestral, {"gamma": 0.7}),
     (ddim, {"eta": 0.0}),
     (ddim, {"eta": 1.0}),
+    (predictor_corrector, {"delta": 0.1}),
+    (dpm_solver_pp, {}),
+    (distilled, {}),
 ]
 each_sampler = pytest.mark.parametrize(
     ("sampler", "option"), SAMPLERS, ids=lambda v: getattr(v, "__name__", str(v))
@@ -163,9 +166,12 @@ def test_callback_sees_every_step(sampler: Callable[..., Tensor], option: dict[s
     steps: list[SamplerStep] = []
     schedule = CosineSchedule()
     x = sampler(elementwise, SHAPE, schedule=schedule, num_steps=4, seeds=0, callback=steps.append, **option)
-    assert [step.index for step in steps] == [0, 1, 2, 3]
-    assert {step.num_steps for step in steps} == {4}
-    assert [step.t for step in steps] == [1.0, 0.75, 0.5, 0.25]
+    times = [1.0, 0.75, 0.5, 0.25]
+    if sampler is predictor_corrector:  # a second call at each new time
+        times = [1.0, 0.75, 0.75, 0.5, 0.5, 0.25, 0.25]
+    assert [step.t for step in steps] == times
+    assert [step.index for step in steps] == list(range(len(times)))
+    assert {step.num_steps for step in steps} == {len(times)}
     for step in steps:
         assert torch.equal(step.logsnr, schedule(torch.full((3,), step.t)))
         assert step.x().shape == SHAPE
@@ -178,7 +184,7 @@ def test_callback_sees_every_step(sampler: Callable[..., Tensor], option: dict[s
 def test_a_grid_that_ends_early_returns_the_noiseless_step(
     sampler: Callable[..., Tensor], option: dict[str, float]
 ) -> None:
-    """With x̂ = 0 the mean of the step is a known multiple of z, whatever γ; DDIM ends as at η = 0."""
+    """With x̂ = 0 the mean of the step is a known multiple of z, whatever γ; all others end as DDIM at η = 0."""
     steps: list[SamplerStep] = []
     schedule = CosineSchedule()
     z = sampler(
@@ -192,7 +198,7 @@ def test_a_grid_that_ends_early_returns_the_noiseless_step(
         **option,
     )
     snr_t, snr_s = (float(schedule(torch.tensor(t).double()).exp()) for t in (0.6, 0.3))
-    if sampler is ancestral:
+    if sampler in (ancestral, predictor_corrector):
         factor = snr_t / snr_s * math.sqrt(snr_s / (1 + snr_s)) / math.sqrt(snr_t / (1 + snr_t))
     else:
         factor = math.sqrt((1 + snr_t) / (1 + snr_s))
@@ -257,7 +263,6 @@ def test_errors_come_before_the_denoiser_is_called(
         raise AssertionError("called")
 
     good: dict[str, Any] = {"schedule": CosineSchedule(), "num_steps": 3, "seeds": 0, **option}
-    (name,) = option
     bad: list[tuple[dict[str, Any], str]] = [
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"num_steps": None}, "exactly one of num_steps and times must be given, got neither"),
@@ -272,14 +277,17 @@ def test_errors_come_before_the_denoiser_is_called(
         ({"seeds": [1, 2, math.nan]}, "seeds must be an integer, got nan"),
         ({"seeds": torch.tensor([1.0, math.nan, 2.0])}, "seeds must be integers"),
         ({"seeds": 2**63 - 1}, "seeds must be at most"),
-        ({name: -0.1}, f"{name} must be in"),
-        ({name: 1.1}, f"{name} must be in"),
-        ({name: math.nan}, f"{name} must be a finite number"),
         ({"dtype": torch.int64}, "dtype must be"),
         ({"device": "nonsense"}, "device must be"),
         ({"schedule": lambda t: t}, "schedule must be"),
         ({"callback": 3}, "callback must be callable"),
     ]
+    for name in option:
+        bad += [
+            ({name: -0.1}, f"{name} must be in"),
+            ({name: 1.1}, f"{name} must be in"),
+            ({name: math.nan}, f"{name} must be a finite number"),
+        ]
     for change, message in bad:
         with pytest.raises(ValueError, match=f"{sampler.__name__}: {message}"):
             sampler(never, SHAPE, **{**good, **change})
