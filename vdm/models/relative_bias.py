@@ -54,9 +54,11 @@ class T5RelativeBias(nn.Module):
     @staticmethod
     def encode(distance: Tensor, *, num_buckets: int, max_distance: int) -> Tensor:
         """The bucket of each distance, in 0..num_buckets-1; positive distances take the upper half."""
-        thresholds = torch.tensor(t5_thresholds(num_buckets, max_distance), device=distance.device)
-        bucket = torch.bucketize(distance.abs(), thresholds, right=True)
-        return bucket + (distance > 0) * (num_buckets // 2)
+        bucket = (distance > 0) * (num_buckets // 2)
+        # One comparison a threshold: a table of them would be copied from the host, which a CUDA graph refuses.
+        for threshold in t5_thresholds(num_buckets, max_distance):
+            bucket = bucket + (distance.abs() >= threshold)
+        return bucket
 
     def forward(self, code: Tensor) -> Tensor:
         """The bias, (heads, F, F) or (B, heads, F, F), from buckets (F, F) or (B, F, F)."""
@@ -76,9 +78,10 @@ class DistanceRelativeBias(nn.Module):
         """The table row of each distance.
 
         Raises:
-            ValueError: a distance is over max_distance (while compiling, the lookup itself checks).
+            ValueError: a distance is over max_distance (on the CPU; elsewhere, and while compiling, the lookup checks).
         """
-        if not torch.compiler.is_compiling() and distance.numel() > 0 and distance.device.type != "meta":
+        # On other devices the lookup checks; reading the values there would wait for the device.
+        if distance.device.type == "cpu" and not torch.compiler.is_compiling() and distance.numel() > 0:
             largest = int(distance.abs().max())
             if largest > max_distance:
                 raise ValueError(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vdm.diffusion import CosineSchedule, GeometricVESchedule, Prediction, Schedule, model_denoiser
 from vdm.guidance import combine, dynamic_threshold
+from vdm.models import VideoUNet, VideoUNetConfig
 from vdm.samplers import (
     SamplerStep,
     ancestral,
@@ -24,6 +26,7 @@ from vdm.samplers import (
 )
 from vdm.samplers import loop as sampler_loop
 from vdm.samplers.cuda_graph import CudaGraphed
+from vdm_kernels import use_backend
 
 SHAPE = (2, 1, 2, 4, 4)
 SAMPLERS: list[tuple[Callable[..., Tensor], dict[str, Any]]] = [
@@ -165,6 +168,62 @@ def test_arguments_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(5):
         z = double(z)
     assert z.tolist() == [32.0, 32.0]
+
+
+def network(kind: Literal["t5", "distance", "network"]) -> VideoUNet:
+    torch.manual_seed(0)
+    config = VideoUNetConfig(
+        in_channels=1,
+        base_channels=8,
+        channel_multipliers=(1, 2),
+        attention_levels=(0, 1),
+        num_blocks=1,
+        head_dim=8,
+        embedding_dim=16,
+        num_groups=4,
+        relative_bias=kind,
+    )
+    model = VideoUNet.from_config(config).eval()
+    nn.init.normal_(model.output_conv.weight)
+    return model
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Refuses what a capture would: reading a value, and tensors made of Python numbers."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.lift_fresh.default), (
+            func
+        )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["t5", "network"])
+def test_the_network_and_guidance_read_nothing_on_the_host(kind: Literal["t5", "network"]) -> None:
+    model = network(kind)
+    denoiser = guided(CosineSchedule(), lambda z: model(z, torch.zeros(len(z))))
+    z, logsnr = torch.randn(SHAPE), torch.zeros(SHAPE[0])
+    with torch.no_grad(), use_backend("reference"):
+        with NothingFromTheHost():
+            x = denoiser(z, logsnr).x(z, logsnr)
+        assert x.abs().max() <= 1.0
+        with NothingFromTheHost(), pytest.raises(AssertionError):
+            denoiser(z * float(logsnr[0]), logsnr)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["t5", "distance", "network"])
+def test_a_video_unet_can_be_captured_on_a_gpu(kind: Literal["t5", "distance", "network"]) -> None:
+    model = network(kind).to("cuda")
+    arguments = {
+        "denoiser": dynamic_threshold(model_denoiser(model, parameterization="v")),
+        "schedule": CosineSchedule(),
+        "num_steps": 4,
+        "device": "cuda",
+    }
+    captured, called = (recorded(ancestral, cuda_graph=graph, **arguments) for graph in (True, False))
+    torch.testing.assert_close(captured[0], called[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu
