@@ -103,9 +103,9 @@ DdimStepBackwardParams ddim_step_bwd(Address dout, Address z, Address prediction
 }
 
 LangevinStepParams langevin_step(Address z, Address prediction, Address uncond, Address out, int z_dtype,
-                                 int prediction_dtype, int64_t batch, int64_t n, Address logsnr,
-                                 Address, Address guidance_weight, Address threshold, Address seed,
-                                 Address draw, int parameterization, double delta, bool variance_preserving) {
+                                 int prediction_dtype, int64_t batch, int64_t n, Address logsnr, Address,
+                                 Address guidance_weight, Address threshold, Address seed, Address draw,
+                                 int parameterization, double delta, bool variance_preserving) {
   return {ancestral_step(z, prediction, uncond, out, z_dtype, prediction_dtype, batch, n, logsnr, logsnr,
                          guidance_weight, threshold, seed, draw, parameterization, 0.0, false,
                          variance_preserving)

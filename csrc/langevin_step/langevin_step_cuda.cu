@@ -9,8 +9,7 @@ struct LangevinRule {
   double delta;
 
   __device__ bool noisy() const { return delta > 0.0; }
-  __device__ StepCoefficients<double> coefficients(double logsnr, double,
-                                                   Parameterization parameterization,
+  __device__ StepCoefficients<double> coefficients(double logsnr, double, Parameterization parameterization,
                                                    bool variance_preserving) const {
     return langevin_coefficients(logsnr, delta, parameterization, variance_preserving);
   }
