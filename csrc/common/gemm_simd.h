@@ -35,8 +35,48 @@ struct GemmSum {
 constexpr GemmSum kOneProduct = {1, 0, 0};
 
 // What gemm_add does besides at each step of k: a place for prefetches, many of which at once stall.
+// skip(n) moves on as n steps do: an errand is passed by value, and goes on from one tile to the next.
 struct NoErrand {
   VDM_MEMBER void operator()() const {}
+  VDM_MEMBER void skip(int64_t) const {}
+};
+
+// Cache lines of a piece of a tensor: base + offsets[i].
+struct GemmLines {
+  const char* base;
+  const int32_t* offsets;
+  int64_t count;
+};
+
+// Brings what will be read soon nearer, a cache line at each step: some pieces, then consecutive memory.
+struct GemmAhead {
+  const GemmLines *piece, *end;
+  int64_t line;
+  const char *data, *data_end;
+
+  VDM_MEMBER void operator()() {
+    if (piece < end) {
+      prefetch(piece->base + piece->offsets[line]);
+      if (++line == piece->count) next();
+    } else if (data < data_end) {
+      __builtin_prefetch(data, 0, 2);
+      data += 64;
+    }
+  }
+  VDM_MEMBER void skip(int64_t steps) {
+    while (piece < end && line + steps >= piece->count) {
+      steps -= piece->count - line;
+      next();
+    }
+    piece < end ? line += steps : 0;
+    data += piece < end ? 0 : 64 * steps;
+  }
+
+ private:
+  VDM_MEMBER void next() {
+    line = 0;
+    ++piece;
+  }
 };
 
 // sum[m][v] += sum over k of A(m, k) b[k * b_step + v * kLanes].
@@ -65,9 +105,9 @@ VDM_INLINE void gemm_add(F32 (&sum)[kRows][kColumnVectors], GemmA a, const float
 }
 
 // C[m][n] (+)= sum over k of A(m, k) b[k * b_step + n], m < kRows, n < kColumnVectors * kLanes.
-template <int kRows, int kColumnVectors, bool kAccumulate>
+template <int kRows, int kColumnVectors, bool kAccumulate, typename Errand>
 VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row, int64_t k,
-                          GemmSum products) {
+                          GemmSum products, Errand errand) {
   F32 sum[kRows][kColumnVectors];
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
@@ -77,7 +117,8 @@ VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int
     }
   }
   for (int64_t i = 0; i < products.count; ++i) {
-    gemm_add(sum, {a.data + i * products.a_step, a.row, a.step}, b + i * products.b_step, b_step, k);
+    gemm_add(sum, {a.data + i * products.a_step, a.row, a.step}, b + i * products.b_step, b_step, k, errand);
+    errand.skip(k);
   }
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
@@ -91,15 +132,16 @@ VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int
 }
 
 // As gemm_tile, of 1 to kGemmRows rows.
-template <int kColumnVectors, bool kAccumulate, int kRows = kGemmRows>
+template <int kColumnVectors, bool kAccumulate, int kRows = kGemmRows, typename Errand>
 VDM_INLINE void gemm_tile_of(int64_t rows, GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row,
-                             int64_t k, GemmSum products) {
+                             int64_t k, GemmSum products, Errand errand) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return gemm_tile_of<kColumnVectors, kAccumulate, kRows - 1>(rows, a, b, b_step, c, c_row, k, products);
+      return gemm_tile_of<kColumnVectors, kAccumulate, kRows - 1>(rows, a, b, b_step, c, c_row, k, products,
+                                                                  errand);
     }
   }
-  gemm_tile<kRows, kColumnVectors, kAccumulate>(a, b, b_step, c, c_row, k, products);
+  gemm_tile<kRows, kColumnVectors, kAccumulate>(a, b, b_step, c, c_row, k, products, errand);
 }
 
 // Rows of the next tile: as many as fit, but no small rest after it (16 rows are 8 and 8, not 12 and 4).
@@ -108,12 +150,13 @@ VDM_INLINE int64_t gemm_rows(int64_t rows) {
   return rows < kGemmRows + kGemmRows / 2 ? (rows + 1) / 2 : kGemmRows;
 }
 
-template <int kColumnVectors, bool kAccumulate>
+template <int kColumnVectors, bool kAccumulate, typename Errand>
 VDM_INLINE void gemm_columns(int64_t rows, GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row,
-                             int64_t k, GemmSum products) {
+                             int64_t k, GemmSum products, Errand& errand) {
   while (rows > 0) {
     const int64_t count = gemm_rows(rows);
-    gemm_tile_of<kColumnVectors, kAccumulate>(count, a, b, b_step, c, c_row, k, products);
+    gemm_tile_of<kColumnVectors, kAccumulate>(count, a, b, b_step, c, c_row, k, products, errand);
+    errand.skip(products.count * k);
     a.data += count * a.row;
     c += count * c_row;
     rows -= count;
@@ -121,15 +164,23 @@ VDM_INLINE void gemm_columns(int64_t rows, GemmA a, const float* b, int64_t b_st
 }
 
 // C (+)= A B, or a sum of such products, of any number of rows, and kPanel or kHalfPanel columns.
+template <bool kAccumulate, typename Errand>
+VDM_INLINE void gemm_panel(int64_t rows, int columns, GemmA a, const float* b, int64_t b_step, float* c,
+                           int64_t c_row, int64_t k, GemmSum products, Errand& errand) {
+#if defined(VDM_ISA_AVX512)
+  if (columns == kHalfPanel) {
+    return gemm_columns<1, kAccumulate>(rows, a, b, b_step, c, c_row, k, products, errand);
+  }
+#endif
+  for (int n = 0; n < columns; n += 2 * kLanes) {
+    gemm_columns<2, kAccumulate>(rows, a, b + n, b_step, c + n, c_row, k, products, errand);
+  }
+}
 template <bool kAccumulate>
 VDM_INLINE void gemm_panel(int64_t rows, int columns, GemmA a, const float* b, int64_t b_step, float* c,
                            int64_t c_row, int64_t k, GemmSum products = kOneProduct) {
-#if defined(VDM_ISA_AVX512)
-  if (columns == kHalfPanel) return gemm_columns<1, kAccumulate>(rows, a, b, b_step, c, c_row, k, products);
-#endif
-  for (int n = 0; n < columns; n += 2 * kLanes) {
-    gemm_columns<2, kAccumulate>(rows, a, b + n, b_step, c + n, c_row, k, products);
-  }
+  NoErrand errand;
+  gemm_panel<kAccumulate>(rows, columns, a, b, b_step, c, c_row, k, products, errand);
 }
 
 }  // namespace VDM_ISA

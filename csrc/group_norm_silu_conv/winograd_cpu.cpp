@@ -15,8 +15,8 @@ constexpr int64_t kPanel = 32, kVector = 16, kLine = 16;  // output channels, ch
 // v of a block: with a panel of weights and of products, it fills an L2 cache of 1 MB.
 constexpr int64_t kBlockFloats = 96 << 10, kMaxBlock = 64;
 // Weights beyond this are read from memory rather than from the L3 cache, and so only once per group of
-// tiles, whose v takes this much.
-constexpr int64_t kStagedWeights = 4 << 20, kGroupFloats = 4 << 20;
+// tiles, whose v takes this much; it is transformed in parts of so many tiles.
+constexpr int64_t kStagedWeights = 4 << 20, kGroupFloats = 4 << 20, kStagedPart = 16;
 // v and d of a group of tiles, and dU, where each has its share of the L3 cache.
 constexpr int64_t kGradientFloats = 3 << 20, kRoundFloats = 2 << 20;
 
@@ -26,7 +26,7 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 // Output channels as panels see them: the last panel may be half as wide.
 int64_t panel_channels(int64_t out_channels) { return round_up(out_channels, kPanel / 2); }
 
-WinogradTiles tiles_of(const ConvInput& input, int size, bool upsample) {
+WinogradTiles tiles_of(const ConvInput& input, int size, bool upsample, bool staged = false) {
   WinogradTiles tiles{};
   const int64_t scale = upsample ? 2 : 1;
   tiles.size = size;
@@ -41,7 +41,7 @@ WinogradTiles tiles_of(const ConvInput& input, int size, bool upsample) {
   const int64_t matrices = tiles.points * tiles.points;
   tiles.v_row = tiles.channels + kLine;
   const int64_t fitting = kBlockFloats / (matrices * tiles.v_row);
-  tiles.block = std::clamp<int64_t>(fitting / 8 * 8, 16, kMaxBlock);
+  tiles.block = staged ? kMaxBlock : std::clamp<int64_t>(fitting / 8 * 8, 16, kMaxBlock);
   tiles.m_row = matrices * kPanel + kLine;
   tiles.v_matrix = tiles.block * tiles.v_row + kLine;
   tiles.pixel_row = (tiles.strip * tiles.step + 2) * tiles.channels + kLine;
@@ -86,12 +86,46 @@ ConvInput activated(ConvInput input, const GroupNorm& norm, float* memory) {
   return input;
 }
 
+// The panels that one thread computes, one after the other: while the products of one are made, those of the
+// one before become output.
+class Pipeline {
+ public:
+  // m: 2 * tiles.block * tiles.m_row floats.
+  Pipeline(const WinogradMultiply& conv, const WinogradTiles& tiles, float* m)
+      : conv_(conv), tiles_(tiles), m_(m) {}
+  Pipeline(const Pipeline&) = delete;
+  Pipeline& operator=(const Pipeline&) = delete;
+  ~Pipeline() {
+    if (count_ > 0) VDM_SIMD(winograd_output)(conv_, tiles_, products_[(count_ - 1) % 2]);
+  }
+
+  void multiply(int64_t block, int64_t panel, const float* v) {
+    const int64_t begin = block * tiles_.block, first = panel * kPanel;
+    const int64_t columns = std::min(kPanel, panel_channels(conv_.output.channels) - first);
+    WinogradProducts& products = products_[count_ % 2];
+    products = {begin, std::min(tiles_.count, begin + tiles_.block), first, static_cast<int>(columns),
+                m_ + count_ % 2 * tiles_.block * tiles_.m_row};
+    VDM_SIMD(winograd_multiply)
+    (conv_, tiles_, v, products, count_ == 0 ? nullptr : &products_[(count_ - 1) % 2]);
+    ++count_;
+  }
+
+ private:
+  const WinogradMultiply& conv_;
+  const WinogradTiles& tiles_;
+  float* const m_;
+  WinogradProducts products_[2];
+  int64_t count_ = 0;
+};
+
 }  // namespace
 
 void winograd_conv_cpu(const WinogradConvParams& params) {
   const WinogradKernel& kernel = params.kernel;
   ConvOutput output = params.output;
-  const WinogradTiles tiles = tiles_of(params.input, kernel.tile, kernel.upsample && !kernel.transposed);
+  const bool staged = winograd_weights_size(kernel) > kStagedWeights;
+  const WinogradTiles tiles =
+      tiles_of(params.input, kernel.tile, kernel.upsample && !kernel.transposed, staged);
   if (tiles.count * output.channels == 0) return;
   const int64_t matrices = tiles.points * tiles.points, blocks = ceil_div(tiles.count, tiles.block);
   const int64_t out_channels = panel_channels(output.channels), panels = ceil_div(out_channels, kPanel);
@@ -105,7 +139,6 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
                   reinterpret_cast<uintptr_t>(output.y) % 64 == 0 &&
                   exceeds_cache(read_bytes + (output.residual == nullptr ? 1 : 2) * bytes);
 
-  const bool staged = winograd_weights_size(kernel) > kStagedWeights;
   const int64_t group = staged ? std::clamp<int64_t>(kGroupFloats / v_size, 1, blocks) : 0;
   const int64_t input_size = activation_size(params.input, params.norm);
   const int64_t partials_size =
@@ -118,38 +151,36 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
   const bool pool = kernel.upsample && kernel.transposed;
   const WinogradMultiply conv = {input, output, params.weights, pool, partials};
   const auto transform = VDM_SIMD(winograd_transform_input);
-  const auto multiply = VDM_SIMD(winograd_multiply);
-  const auto multiply_block = [&](int64_t block, int64_t panel, const float* v, float* m) {
-    const int64_t first = panel * kPanel, begin = block * tiles.block;
-    multiply(conv, tiles, begin, std::min(tiles.count, begin + tiles.block), first,
-             static_cast<int>(std::min(kPanel, out_channels - first)), v, m);
-  };
-  const auto transform_block = [&](int64_t block, WinogradRows& rows, float* v) {
-    const int64_t begin = block * tiles.block;
-    transform(input, tiles, begin, std::min(tiles.count, begin + tiles.block), rows, v);
-  };
-
   if (!staged) {
     parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
-      float* const memory = scratch(ScratchSlot::kThread, rows_size + v_size + m_size);
+      float* const memory = scratch(ScratchSlot::kThread, rows_size + v_size + 2 * m_size);
       WinogradRows rows{memory, {-1, -1, -1, -1, -1, -1}};
-      float *v = memory + rows_size, *m = v + v_size;
+      float* const v = memory + rows_size;
+      Pipeline pipeline(conv, tiles, v + v_size);
       for (int64_t block = begin; block < end; ++block) {
-        transform_block(block, rows, v);
-        for (int64_t panel = 0; panel < panels; ++panel) multiply_block(block, panel, v, m);
+        const int64_t tile = block * tiles.block;
+        transform(input, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);
+        for (int64_t panel = 0; panel < panels; ++panel) pipeline.multiply(block, panel, v);
       }
     });
   } else {
+    const int64_t parts = tiles.block / kStagedPart;
     for (int64_t first = 0; first < blocks; first += group) {
       const int64_t count = std::min(group, blocks - first);
-      parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+      parallel_for(count * parts, 1, [&](int64_t begin, int64_t end) {
         WinogradRows rows{scratch(ScratchSlot::kThread, rows_size), {-1, -1, -1, -1, -1, -1}};
-        for (int64_t i = begin; i < end; ++i) transform_block(first + i, rows, group_v + i * v_size);
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t in_block = i % parts * kStagedPart,
+                        tile = (first + i / parts) * tiles.block + in_block;
+          float* const v = group_v + i / parts * v_size + in_block * tiles.v_row;
+          if (tile < tiles.count)
+            transform(input, tiles, tile, std::min(tiles.count, tile + kStagedPart), rows, v);
+        }
       });
       parallel_for(panels * count, 1, [&](int64_t begin, int64_t end) {
-        float* const m = scratch(ScratchSlot::kThread, m_size);
+        Pipeline pipeline(conv, tiles, scratch(ScratchSlot::kThread, 2 * m_size));
         for (int64_t i = begin; i < end; ++i)
-          multiply_block(first + i % count, i / count, group_v + i % count * v_size, m);
+          pipeline.multiply(first + i % count, i / count, group_v + i % count * v_size);
       });
     }
   }

@@ -152,20 +152,34 @@ VDM_INLINE void place_tiles(const WinogradTiles& tiles, int64_t begin, int64_t e
   }
 }
 
-// Brings channels [first, last) of a tile's pixels into the L2 cache.
-VDM_INLINE void prefetch_pixels(const void* tensor, DType dtype, int64_t channels, int64_t height,
-                                int64_t width, const TilePlace& place, int64_t first, int64_t last) {
-  const int64_t element = size_of(dtype), column = channels * element, row = width * column;
-  const char* data =
-      static_cast<const char*>(tensor) + (place.image * height + place.y) * row + place.x * column;
-  for (int i = 0; i < place.rows; ++i) {
-    for (int j = 0; j < place.columns; ++j) {
-      const char* pixel = data + i * row + j * column;
-      for (int64_t byte = first * element; byte < last * element; byte += 64)
-        __builtin_prefetch(pixel + byte, 0, 2);
+// The cache lines of channels [first, last) in tiles of `size` x `size` pixels of one tensor.
+class TileLines {
+ public:
+  VDM_MEMBER TileLines(const void* tensor, DType dtype, int64_t channels, int64_t height, int64_t width,
+                       int size, int64_t first, int64_t last)
+      : tensor_(static_cast<const char*>(tensor)),
+        pixel_(channels * size_of(dtype)),
+        height_(height),
+        width_(width) {
+    for (int i = 0; i < size; ++i) {
+      for (int j = 0; j < size; ++j) {
+        const int64_t pixel = (i * width + j) * pixel_, end = pixel + last * size_of(dtype);
+        for (int64_t at = pixel + first * size_of(dtype); at < end && count_ < kCapacity; at += 64)
+          offsets_[count_++] = static_cast<int32_t>(at);
+      }
     }
   }
-}
+  VDM_MEMBER GemmLines of(const TilePlace& place) const {
+    const int64_t pixel = (place.image * height_ + place.y) * width_ + place.x;
+    return {tensor_ + pixel * pixel_, offsets_, count_};
+  }
+
+ private:
+  static constexpr int64_t kCapacity = 512;  // of more channels than that would be, some come later
+  const char* tensor_;
+  int64_t pixel_, height_, width_, count_ = 0;
+  int32_t offsets_[kCapacity];
+};
 
 // The moments of `count` values: some value near the mean, which takes the size of the mean out of the sums,
 // the mean relative to it, and the sum of squared deviations.
@@ -228,31 +242,53 @@ VDM_INLINE void store_tile(const ConvOutput& out, F32 (&y)[kSize][kSize], F32 bi
   combine(*moments, moments_count, mean, m2, count);
 }
 
-// The products of a block, transformed to outputs.
-template <typename Transform>
-VDM_INLINE void transform_output(const WinogradMultiply& conv, const WinogradTiles& tiles, int64_t begin,
-                                 int64_t end, const TilePlace* places, int64_t first, int columns,
-                                 const float* m) {
-  constexpr int kPoints = Transform::kFrom, kSize = Transform::kTo;
-  const ConvOutput& out = conv.output;
-  const int64_t row_stride = out.width * out.channels;
-  const int64_t padded = (out.channels + kHalfPanel - 1) / kHalfPanel * kHalfPanel;
-  const int vectors = static_cast<int>((min_of(columns, out.channels - first) + kLanes - 1) / kLanes);
-  F32 bias[kPanel / kLanes];
-  Moments moments[kPanel / kLanes];
-  int lanes[kPanel / kLanes];
-  for (int v = 0; v < vectors; ++v) {
-    const int64_t channel = first + v * kLanes;
-    lanes[v] = lanes_of(out.channels - channel);
-    bias[v] = out.bias == nullptr ? splat(0.0f) : load_lanes(out.bias + channel, lanes[v]);
+// Turns the products of a panel into output, tile after tile. Moments of the tiles of one image go to
+// conv.partials (images, slots, 4, channels rounded up to 16): a value near the mean, the mean relative to
+// it, the sum of squared deviations, and how many pixels they are of.
+class OutputStage {
+ public:
+  VDM_MEMBER OutputStage(const WinogradMultiply& conv, const WinogradTiles& tiles,
+                         const WinogradProducts& products)
+      : conv_(conv), tiles_(tiles), products_(products) {
+    const ConvOutput& out = conv.output;
+    place_tiles(tiles, products.begin, products.end, conv.pool ? tiles.size / 2 : tiles.size, out.height,
+                out.width, places_);
+    last_ = min_of(products.first + products.columns, out.channels);
+    vectors_ = static_cast<int>((last_ - products.first + kLanes - 1) / kLanes);
+    for (int v = 0; v < vectors_; ++v) {
+      const int64_t channel = products.first + v * kLanes;
+      lanes_[v] = lanes_of(out.channels - channel);
+      bias_[v] = out.bias == nullptr ? splat(0.0f) : load_lanes(out.bias + channel, lanes_[v]);
+    }
   }
-  float count = 0.0f;
-  for (int64_t t = 0; t < end - begin; ++t) {
-    const TilePlace& place = places[t];
-    const float* products = m + t * tiles.m_row;
+
+  VDM_MEMBER const TilePlace& place(int64_t tile) const { return places_[tile]; }
+
+  // In the order of the tiles.
+  VDM_MEMBER void store_tiles(int64_t begin, int64_t end) {
+    if (tiles_.size == 4)
+      conv_.pool ? store_with<PooledOutput<Winograd4>>(begin, end)
+                 : store_with<Winograd4::Output>(begin, end);
+    else
+      conv_.pool ? store_with<PooledOutput<Winograd2>>(begin, end)
+                 : store_with<Winograd2::Output>(begin, end);
+  }
+
+ private:
+  template <typename Transform>
+  __attribute__((noinline)) void store_with(int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) store_one<Transform>(t);
+  }
+
+  template <typename Transform>
+  VDM_MEMBER void store_one(int64_t t) {
+    constexpr int kPoints = Transform::kFrom, kSize = Transform::kTo;
+    const ConvOutput& out = conv_.output;
+    const TilePlace& place = places_[t];
+    const float* const products = products_.m + t * tiles_.m_row;
     const int64_t offset =
-        ((place.image * out.height + place.y) * out.width + place.x) * out.channels + first;
-    for (int v = 0; v < vectors; ++v) {
+        ((place.image * out.height + place.y) * out.width + place.x) * out.channels + products_.first;
+    for (int v = 0; v < vectors_; ++v) {
       F32 y[kSize][kSize];
       transform_square<Transform>(
           [&](int i, F32* row) {
@@ -264,70 +300,73 @@ VDM_INLINE void transform_output(const WinogradMultiply& conv, const WinogradTil
 #pragma GCC unroll 4
             for (int i = 0; i < kSize; ++i) y[i][j] = column[i];
           });
-      Moments* to = conv.partials == nullptr ? nullptr : moments + v;
-      if (place.rows == kSize && place.columns == kSize && lanes[v] == kLanes)
-        store_tile<kSize, true>(out, y, bias[v], offset + v * kLanes, row_stride, kSize, kSize, kLanes, to,
-                                count);
+      Moments* const to = conv_.partials == nullptr ? nullptr : moments_ + v;
+      const int64_t row_stride = out.width * out.channels;
+      if (place.rows == kSize && place.columns == kSize && lanes_[v] == kLanes)
+        store_tile<kSize, true>(out, y, bias_[v], offset + v * kLanes, row_stride, kSize, kSize, kLanes, to,
+                                count_);
       else
-        store_tile<kSize, false>(out, y, bias[v], offset + v * kLanes, row_stride, place.rows, place.columns,
-                                 lanes[v], to, count);
+        store_tile<kSize, false>(out, y, bias_[v], offset + v * kLanes, row_stride, place.rows, place.columns,
+                                 lanes_[v], to, count_);
     }
-    count += static_cast<float>(place.rows * place.columns);
-    if (conv.partials == nullptr || (t + 1 < end - begin && places[t + 1].image == place.image)) continue;
-    const int64_t first_block = place.image * tiles.rows * tiles.columns / tiles.block;
-    const int64_t slot = place.image * tiles.slots + begin / tiles.block - first_block;
-    for (int v = 0; v < vectors; ++v) {
-      float* const to = conv.partials + slot * 4 * padded + first + v * kLanes;
-      store(to, moments[v].near);
-      store(to + padded, moments[v].mean);
-      store(to + 2 * padded, moments[v].m2);
-      store(to + 3 * padded, splat(count));
-    }
-    count = 0.0f;
+    count_ += static_cast<float>(place.rows * place.columns);
+    const bool ends_image = t + 1 == products_.end - products_.begin || places_[t + 1].image != place.image;
+    if (conv_.partials != nullptr && ends_image) store_moments(place.image);
   }
-  if (out.stream) stream_fence();
-}
+
+  VDM_MEMBER void store_moments(int64_t image) {
+    const int64_t padded = (conv_.output.channels + kHalfPanel - 1) / kHalfPanel * kHalfPanel;
+    const int64_t first_block = image * tiles_.rows * tiles_.columns / tiles_.block;
+    const int64_t slot = image * tiles_.slots + products_.begin / tiles_.block - first_block;
+    for (int v = 0; v < vectors_; ++v) {
+      float* const to = conv_.partials + slot * 4 * padded + products_.first + v * kLanes;
+      store(to, moments_[v].near);
+      store(to + padded, moments_[v].mean);
+      store(to + 2 * padded, moments_[v].m2);
+      store(to + 3 * padded, splat(count_));
+    }
+    count_ = 0.0f;
+  }
+
+  const WinogradMultiply& conv_;
+  const WinogradTiles& tiles_;
+  const WinogradProducts& products_;
+  TilePlace places_[kMaxBlock];
+  int64_t last_;
+  int vectors_;
+  F32 bias_[kPanel / kLanes];
+  int lanes_[kPanel / kLanes];
+  Moments moments_[kPanel / kLanes];
+  float count_ = 0.0f;
+};
 
 // How many parts the sum over channels has: their sums are added up at the end. The rounding errors of these
 // sums are most of all errors, and those of one long sum grow with the root of its length.
 VDM_INLINE int64_t parts_of(int64_t channels) { return channels < 32 ? 1 : max_of(2, channels / 256); }
 
-// All products of a block. What comes next from memory is on its way meanwhile: the residual, and this
-// panel's share of the input of the next block.
+constexpr int64_t kFollowedChannels = 128;
+
+// One matrix of products. The weights of the next one, and the lines, come nearer meanwhile.
 __attribute__((noinline)) void multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
-                                        int64_t begin, int64_t end, const TilePlace* places, int64_t first,
-                                        int columns, const float* v, float* m) {
-  const ConvInput& in = conv.input;
-  const ConvOutput& out = conv.output;
-  const int64_t count = end - begin, last = min_of(first + columns, out.channels);
-  const int matrices = tiles.points * tiles.points;
-  const float* u = conv.weights + first * matrices * in.channels;
-  const int64_t parts = parts_of(in.channels);
-  const int64_t panels = (out.channels + kPanel - 1) / kPanel, panel = first / kPanel;
-  const int64_t next_count = min_of(end + tiles.block, tiles.count) - end;
-  const int64_t next_begin = next_count * panel / panels, next_end = next_count * (panel + 1) / panels;
-  TilePlace next[kMaxBlock];
-  place_tiles(tiles, end + next_begin, end + next_end, tiles.step, in.height - 1, in.width, next);
-  for (int i = 0; i < matrices; ++i) {
-    if (out.residual != nullptr) {
-      for (int64_t t = count * i / matrices; t < count * (i + 1) / matrices; ++t) {
-        prefetch_pixels(out.residual, out.dtype, out.channels, out.height, out.width, places[t], first, last);
-      }
-    }
-    const int64_t share = next_end - next_begin;
-    for (int64_t t = share * i / matrices; t < share * (i + 1) / matrices; ++t) {
-      prefetch_pixels(in.x, in.dtype, in.channels1, in.height, in.width, next[t], 0, in.channels1);
-    }
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t c = in.channels * part / parts, c_count = in.channels * (part + 1) / parts - c;
-      const GemmA a{v + i * tiles.v_matrix + c, tiles.v_row, 1};
-      const float* b = u + (i * in.channels + c) * columns;
-      float* products = m + i * kPanel;
-      if (part == 0)
-        gemm_panel<false>(count, columns, a, b, columns, products, tiles.m_row, c_count);
-      else
-        gemm_panel<true>(count, columns, a, b, columns, products, tiles.m_row, c_count);
-    }
+                                        const float* v, const WinogradProducts& products, int matrix,
+                                        const GemmLines* lines, int lines_count) {
+  const int64_t channels = conv.input.channels, parts = parts_of(channels);
+  const int64_t count = products.end - products.begin;
+  const int columns = products.columns, matrices = tiles.points * tiles.points;
+  const float* const u = conv.weights + (products.first * matrices + int64_t{matrix} * columns) * channels;
+  float* const m = products.m + matrix * kPanel;
+  // The processor's own prefetcher follows those of few channels.
+  const int64_t size = channels * columns, bytes = size * static_cast<int64_t>(sizeof(float));
+  const char* const next = reinterpret_cast<const char*>(u + size);
+  GemmAhead ahead{lines, lines + lines_count, 0, next, next + (channels > kFollowedChannels ? bytes : 0)};
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t c = channels * part / parts, c_count = channels * (part + 1) / parts - c;
+    const GemmA a{v + matrix * tiles.v_matrix + c, tiles.v_row, 1};
+    const float* const b = u + c * columns;
+    if (part == 0)
+      gemm_panel<false>(count, columns, a, b, columns, m, tiles.m_row, c_count, kOneProduct, ahead);
+    else
+      gemm_panel<true>(count, columns, a, b, columns, m, tiles.m_row, c_count, kOneProduct, ahead);
   }
 }
 
@@ -345,19 +384,50 @@ void winograd_transform_input(const ConvInput& input, const WinogradTiles& tiles
     upsample ? transform(Winograd2::UpsampledInput{}) : transform(Winograd2::Input{});
 }
 
-void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles, int64_t begin, int64_t end,
-                       int64_t first, int columns, const float* v, float* m) {
-  TilePlace places[kMaxBlock];
-  place_tiles(tiles, begin, end, conv.pool ? tiles.size / 2 : tiles.size, conv.output.height,
-              conv.output.width, places);
-  multiply(conv, tiles, begin, end, places, first, columns, v, m);
-  const auto transform = [&](auto points) {
-    transform_output<decltype(points)>(conv, tiles, begin, end, places, first, columns, m);
+void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles, const float* v,
+                       const WinogradProducts& products, const WinogradProducts* previous) {
+  const ConvInput& in = conv.input;
+  const ConvOutput& out = conv.output;
+  const int matrices = tiles.points * tiles.points;
+  // This panel's share of the input of the next block, on its way meanwhile.
+  const int64_t panels = (out.channels + kPanel - 1) / kPanel, panel = products.first / kPanel;
+  const int64_t next_count = min_of(products.end + tiles.block, tiles.count) - products.end;
+  const int64_t first = next_count * panel / panels, count = next_count * (panel + 1) / panels - first;
+  TilePlace next[kMaxBlock];
+  place_tiles(tiles, products.end + first, products.end + first + count, tiles.step, in.height, in.width,
+              next);
+  const TileLines input(in.x, in.dtype, in.channels1, in.height, in.width, tiles.step, 0, in.channels1);
+  const auto input_lines = [&](int i, GemmLines* lines) {
+    int n = 0;
+    for (int64_t t = count * i / matrices; t < count * (i + 1) / matrices; ++t)
+      lines[n++] = input.of(next[t]);
+    return n;
   };
-  if (tiles.size == 4)
-    conv.pool ? transform(PooledOutput<Winograd4>{}) : transform(Winograd4::Output{});
-  else
-    conv.pool ? transform(PooledOutput<Winograd2>{}) : transform(Winograd2::Output{});
+  GemmLines lines[2 * kMaxBlock];
+  if (previous == nullptr) {
+    for (int i = 0; i < matrices; ++i) multiply(conv, tiles, v, products, i, lines, input_lines(i, lines));
+    return;
+  }
+  OutputStage output(conv, tiles, *previous);
+  const int size = conv.pool ? tiles.size / 2 : tiles.size;
+  const TileLines residual(out.residual, out.dtype, out.channels, out.height, out.width, size,
+                           previous->first, min_of(previous->first + previous->columns, out.channels));
+  const int64_t tile_count = previous->end - previous->begin;
+  for (int i = 0; i < matrices; ++i) {
+    const int64_t begin = tile_count * i / matrices, end = tile_count * (i + 1) / matrices;
+    int n = 0;
+    for (int64_t t = begin; t < end && out.residual != nullptr; ++t)
+      lines[n++] = residual.of(output.place(t));
+    n += input_lines(i, lines + n);
+    multiply(conv, tiles, v, products, i, lines, n);
+    output.store_tiles(begin, end);
+  }
+}
+
+void winograd_output(const WinogradMultiply& conv, const WinogradTiles& tiles,
+                     const WinogradProducts& products) {
+  OutputStage(conv, tiles, products).store_tiles(0, products.end - products.begin);
+  if (conv.output.stream) stream_fence();
 }
 
 }  // namespace VDM_ISA

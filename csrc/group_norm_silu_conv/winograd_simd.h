@@ -38,19 +38,30 @@ struct WinogradRows {
 VDM_DECLARE_SIMD(winograd_transform_input, (const ConvInput& input, const WinogradTiles& tiles, int64_t begin,
                                             int64_t end, WinogradRows& rows, float* v))
 
-// Tiles [begin, end) of the output, channels [first, first + columns); columns is 32, or 16 for the last
-// ones. m is scratch of block * m_row floats. Moments of the tiles go to partials (images, slots, 4,
-// channels rounded up to 16) unless that is null: a value near the mean, the mean relative to it, the sum of
-// squared deviations, and how many pixels they are of.
 struct WinogradMultiply {
   const ConvInput& input;
   const ConvOutput& output;
   const float* weights;
-  bool pool;  // the 2x2 blocks of the convolution's result are added up
-  float* partials;
+  bool pool;        // the 2x2 blocks of the convolution's result are added up
+  float* partials;  // moments of the output by block, or null: see winograd_partials
 };
-VDM_DECLARE_SIMD(winograd_multiply, (const WinogradMultiply& conv, const WinogradTiles& tiles, int64_t begin,
-                                     int64_t end, int64_t first, int columns, const float* v, float* m))
+
+// The products of tiles [begin, end) for output channels [first, first + columns), 32 of them or 16 for the
+// last ones, on their way to the output.
+struct WinogradProducts {
+  int64_t begin, end, first;
+  int columns;
+  float* m;  // block * m_row floats
+};
+
+// Makes the products; meanwhile, a few tiles after each matrix, those of the previous call become output,
+// unless `previous` is null. So reading residuals and writing the output takes place all the time.
+VDM_DECLARE_SIMD(winograd_multiply, (const WinogradMultiply& conv, const WinogradTiles& tiles, const float* v,
+                                     const WinogradProducts& products, const WinogradProducts* previous))
+
+// The output of the last products.
+VDM_DECLARE_SIMD(winograd_output,
+                 (const WinogradMultiply& conv, const WinogradTiles& tiles, const WinogradProducts& products))
 
 // Read channels [begin, end) of one panel of transformed weights.
 VDM_DECLARE_SIMD(winograd_transform_weights, (const WinogradWeightsParams& params, int64_t first, int columns,
