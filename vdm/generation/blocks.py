@@ -1,4 +1,4 @@
-"""Long videos block by block: which frames every block sees, draws and keeps, and the loop over them.
+"""Long videos block by block: the loop, and the noise of every block.
 
 A block is drawn given what is known of its window and the frames of the window that are complete already. Its
 noise is a function of (seed, index of the block) alone, so that drawing can start again at any block, given the
@@ -9,31 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
-from vdm.generation.conditional import ConditionalSampler
-from vdm.samplers.loop import Seeds
+from vdm.diffusion.checks import check_callable, check_integer
+from vdm.generation.conditional import ConditionalSampler, check_how, draw
+from vdm.generation.plan import Block
+from vdm.guidance.known import check_known, check_video
+from vdm.samplers.loop import Seeds, sample_seeds
 
-
-@dataclass(frozen=True)
-class Block:
-    """One block of a long video, in frames of that video: start <= first < end <= stop.
-
-    Attributes:
-        index: its number, which its noise depends on.
-        start: the first frame of its window; frames start .. first - 1 are complete before it is drawn.
-        first: the first frame that it adds.
-        end: one past the last frame that it adds; frames end .. stop - 1 are drawn and thrown away.
-        stop: one past the last frame of its window.
-    """
-
-    index: int
-    start: int
-    first: int
-    end: int
-    stop: int
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
@@ -55,71 +43,6 @@ KnownReader: TypeAlias = Callable[[int, int], Known]
 """(start, stop) -> what is known of the frames start .. stop - 1."""
 
 
-@dataclass(frozen=True)
-class LazyVideo:
-    """A video that is read a window at a time, for those that do not fit in memory.
-
-    Attributes:
-        shape: (B, C, F, H, W).
-        read: (start, stop) -> frames start .. stop - 1, (B, C, stop - start, H, W), always on one device and of
-            one dtype.
-    """
-
-    shape: tuple[int, ...]
-    read: Callable[[int, int], Tensor]
-
-
-def plan_extension(
-    num_frames: int, *, block_frames: int, context_frames: int, stride: int | None = None
-) -> list[Block]:
-    """The blocks of `extend`: each sees the context_frames before it and adds `stride` new ones.
-
-    Frames count from the first new one, so that block i adds the frames from i stride on, and the window of
-    block 0 begins at -context_frames. The last block adds what is left.
-
-    Args:
-        num_frames: how many frames are added, >= 1.
-        block_frames: frames that the model draws at once, context included.
-        context_frames: 1 .. block_frames - 1.
-        stride: 1 .. block_frames - context_frames, the default; what a block draws beyond is thrown away.
-
-    Returns:
-        The blocks, in order.
-
-    Raises:
-        ValueError: a number is not as above.
-    """
-    raise NotImplementedError
-
-
-def plan_blocks(
-    frames_known: Sequence[bool],
-    *,
-    block_frames: int,
-    context_frames: int,
-    stride: int | None = None,
-) -> list[Block]:
-    """Blocks that cover a video of which some frames are known.
-
-    A window sees at least the context_frames before the frames it adds, and lies within the video: the last one
-    is moved back. A block ends at the last known frame that it reaches, where the window after it sees the next
-    one: frames in a gap are drawn in one block, with both of its sides in view, if a block is long enough.
-
-    Args:
-        frames_known: for every frame whether all of it is known.
-        block_frames: frames that the model draws at once, 1 .. number of frames.
-        context_frames: 0 .. block_frames - 1.
-        stride: 1 .. block_frames - context_frames, the default: at most so many frames are added by a block.
-
-    Returns:
-        The blocks, in order; the first begins at frame 0, the last ends with the video.
-
-    Raises:
-        ValueError: an argument is not as above.
-    """
-    raise NotImplementedError
-
-
 def complete_blocks(
     how: ConditionalSampler,
     blocks: Sequence[Block],
@@ -127,6 +50,7 @@ def complete_blocks(
     *,
     seeds: Seeds,
     completed: Tensor | None = None,
+    batch_size: int | None = None,
 ) -> Iterator[Tensor]:
     """Draw a long video block by block, in the memory of one block.
 
@@ -139,6 +63,7 @@ def complete_blocks(
         seeds: one per sample; block 0 draws from them, block i from `block_seeds(seeds, i)`.
         completed: (B, C, F, H, W), F >= blocks[0].first - blocks[0].start: the frames before blocks[0].first, the
             last of them being frame blocks[0].first - 1. None where the first block needs none.
+        batch_size: B, to check seeds by before anything is read; by default that of `completed`.
 
     Yields:
         The frames that each block adds, (B, C, block.end - block.first, H, W). A block of which everything is
@@ -148,7 +73,83 @@ def complete_blocks(
         ValueError: an argument is not as above (before anything is drawn), or what is read of a window is not
             (before the window is drawn).
     """
-    raise NotImplementedError
+    where = "complete_blocks"
+    check_how(where, how)
+    check_callable(where, "known", known)
+    _check_blocks(where, blocks)
+    context = blocks[0].first - blocks[0].start
+    if completed is not None:
+        check_video(where, "completed", completed)
+        if not bool(completed.isfinite().all()):
+            raise ValueError(f"{where}: completed must be finite, got NaN or infinite values")
+    length = 0 if completed is None else completed.shape[2]
+    if length < context:
+        raise ValueError(
+            f"{where}: completed must hold the {context} frames before block {blocks[0].index}, got {length} frames"
+        )
+    if batch_size is None and completed is not None:
+        batch_size = len(completed)
+    if batch_size is not None:
+        check_integer(where, "batch_size", batch_size, minimum=1)
+        sample_seeds(where, seeds, batch_size, None)
+    return _draw_blocks(where, how, blocks, known, seeds, completed)
+
+
+def _draw_blocks(
+    where: str,
+    how: ConditionalSampler,
+    blocks: Sequence[Block],
+    known: KnownReader,
+    seeds: Seeds,
+    completed: Tensor | None,
+) -> Iterator[Tensor]:
+    for block in blocks:
+        window = _read(where, known, block)
+        values, mask = window.values, window.mask
+        context = block.first - block.start
+        if context:
+            assert completed is not None
+            values, mask = _with_completed(
+                where, values, mask, completed[:, :, completed.shape[2] - context :]
+            )
+        frames = values
+        if not bool(mask.all()):
+            seed = block_seeds(seeds, block.index, len(values))
+            frames = draw(where, how, values, mask, seeds=seed, low_resolution=window.low_resolution)
+        completed = frames[:, :, : block.end - block.start]
+        yield frames[:, :, context : block.end - block.start].clone()
+
+
+def _read(where: str, known: KnownReader, block: Block) -> Known:
+    window = known(block.start, block.stop)
+    if not isinstance(window, Known):
+        raise ValueError(f"{where}: known must give a Known, got {type(window).__name__}")
+    check_known(where, window.values, window.mask)
+    length = block.stop - block.start
+    if window.values.shape[2] != length:
+        raise ValueError(
+            f"{where}: known must give {length} frames for {block.start} to {block.stop}, got {window.values.shape[2]}"
+        )
+    return window
+
+
+def _with_completed(where: str, values: Tensor, mask: Tensor, completed: Tensor) -> tuple[Tensor, Tensor]:
+    """The window with its first frames complete."""
+    context = completed.shape[2]
+    batch, channels, length, height, width = values.shape
+    if completed.shape != (batch, channels, context, height, width):
+        raise ValueError(
+            f"{where}: completed must have shape {(batch, channels, context, height, width)},"
+            f" got {tuple(completed.shape)}"
+        )
+    if completed.dtype != values.dtype or completed.device != values.device:
+        raise ValueError(
+            f"{where}: completed must be {values.dtype} on {values.device} as known's values,"
+            f" got {completed.dtype} on {completed.device}"
+        )
+    mask = mask.expand(-1, -1, length, -1, -1).clone()
+    mask[:, :, :context] = True
+    return torch.cat([completed, values[:, :, context:]], dim=2), mask
 
 
 def block_seeds(seeds: Seeds, block: int, batch_size: int) -> Tensor:
@@ -167,4 +168,33 @@ def block_seeds(seeds: Seeds, block: int, batch_size: int) -> Tensor:
     Raises:
         ValueError: an argument is not as above.
     """
-    raise NotImplementedError
+    where = "block_seeds"
+    check_integer(where, "block", block, minimum=0)
+    check_integer(where, "batch_size", batch_size, minimum=1)
+    seed = sample_seeds(where, seeds, batch_size, None)
+    if block == 0:
+        return seed
+    hashed = [_splitmix64(s + int(block) * _GOLDEN) for s in seed.tolist()]
+    return torch.tensor(hashed, dtype=torch.int64, device=seed.device)
+
+
+def _splitmix64(state: int) -> int:
+    """The finalizer of splitmix64, a bijection of 64 bits, as a signed number."""
+    z = state % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    z ^= z >> 31
+    return z - 2**64 if z >= 2**63 else z
+
+
+def _check_blocks(where: str, blocks: object) -> None:
+    if not isinstance(blocks, (list, tuple)) or not all(isinstance(block, Block) for block in blocks):
+        raise ValueError(f"{where}: blocks must be a list of Block, got {type(blocks).__name__}")
+    if not blocks:
+        raise ValueError(f"{where}: blocks must have at least one Block, got none")
+    for block in blocks:
+        if not block.start <= block.first < block.end <= block.stop:
+            raise ValueError(f"{where}: blocks must have start <= first < end <= stop, got {block}")
+    for before, after in pairwise(blocks):
+        if after.first != before.end or after.start < before.start or after.index != before.index + 1:
+            raise ValueError(f"{where}: blocks must follow one another, got {before} and {after}")

@@ -107,14 +107,19 @@ def complete(
             of known's shape.
     """
     where = "complete"
-    if not isinstance(how, ConditionalSampler):
-        raise ValueError(f"{where}: how must be a ConditionalSampler, got {type(how).__name__}")
+    check_how(where, how)
     check_known(where, known, mask)
     if bool(mask.all()):
         raise ValueError(f"{where}: mask must leave something to draw, got all True")
     if low_resolution is None and not bool(mask.any()):
         raise ValueError(f"{where}: mask must be True somewhere without low_resolution, got all False")
     return draw(where, how, known, mask, seeds=seeds, low_resolution=low_resolution)
+
+
+def check_how(where: str, how: object) -> None:
+    """Require a ConditionalSampler."""
+    if not isinstance(how, ConditionalSampler):
+        raise ValueError(f"{where}: how must be a ConditionalSampler, got {type(how).__name__}")
 
 
 def draw(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from vdm.generation.conditional import ConditionalSampler
-from vdm.samplers.loop import Seeds
+from vdm.diffusion.checks import check_integer
+from vdm.generation.blocks import Known, complete_blocks
+from vdm.generation.conditional import ConditionalSampler, check_how
+from vdm.generation.plan import plan_extension
+from vdm.guidance.known import check_video
+from vdm.samplers.loop import Seeds, sample_seeds
 
 
 def extend(
@@ -29,7 +34,16 @@ def extend(
     Returns:
         (B, C, F + num_frames, H, W): the video and what was added.
     """
-    raise NotImplementedError
+    added = extend_blocks(
+        how,
+        video,
+        num_frames=num_frames,
+        block_frames=block_frames,
+        context_frames=context_frames,
+        stride=stride,
+        seeds=seeds,
+    )
+    return torch.cat([video, *added], dim=2)
 
 
 def extend_blocks(
@@ -65,4 +79,26 @@ def extend_blocks(
     Raises:
         ValueError: an argument is not as above, before anything is drawn.
     """
-    raise NotImplementedError
+    where = "extend_blocks"
+    check_how(where, how)
+    check_video(where, "video", video)
+    blocks = plan_extension(
+        num_frames, block_frames=block_frames, context_frames=context_frames, stride=stride
+    )
+    check_integer(where, "first_block", first_block, minimum=0, maximum=len(blocks) - 1)
+    sample_seeds(where, seeds, len(video), None)
+    if video.shape[2] < context_frames:
+        raise ValueError(
+            f"{where}: video must have at least context_frames={context_frames} frames, got {video.shape[2]}"
+        )
+    context = video[:, :, video.shape[2] - context_frames :]
+    if not bool(context.isfinite().all()):
+        raise ValueError(f"{where}: video must be finite in its last frames, got NaN or infinite values")
+    shape = (*video.shape[:2], block_frames, *video.shape[3:])
+    nothing = Known(
+        torch.zeros(shape, dtype=video.dtype, device=video.device),
+        torch.zeros((1, 1, 1, 1, 1), dtype=torch.bool, device=video.device),
+    )
+    return complete_blocks(
+        how, blocks[first_block:], lambda start, stop: nothing, seeds=seeds, completed=context
+    )

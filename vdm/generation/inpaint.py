@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from vdm.generation.blocks import LazyVideo
-from vdm.generation.conditional import ConditionalSampler
+from vdm.generation.blocks import Known, complete_blocks
+from vdm.generation.conditional import ConditionalSampler, check_how
+from vdm.generation.lazy_video import LazyVideo
+from vdm.generation.plan import blocks_from
+from vdm.guidance.known import check_mask
 from vdm.samplers.loop import Seeds
 
 
@@ -25,13 +29,16 @@ def inpaint(
     Returns:
         (B, C, F, H, W), equal to `video` where the mask is True.
     """
-    raise NotImplementedError
+    blocks = inpaint_blocks(
+        how, video, mask, seeds=seeds, block_frames=block_frames, context_frames=context_frames
+    )
+    return torch.cat(list(blocks), dim=2)
 
 
 def inpaint_blocks(
     how: ConditionalSampler,
     video: Tensor | LazyVideo,
-    mask: Tensor | LazyVideo,
+    mask: Tensor,
     *,
     seeds: Seeds,
     block_frames: int | None = None,
@@ -59,4 +66,19 @@ def inpaint_blocks(
         ValueError: an argument is not as above, before anything is drawn; or the frames that are read are not,
             before their block is.
     """
-    raise NotImplementedError
+    where = "inpaint_blocks"
+    check_how(where, how)
+    given = LazyVideo.of(where, "video", video)
+    check_mask(where, mask, given.shape, torch.empty(0, device=given.device).device)
+    if bool(mask.all()) or not bool(mask.any()):
+        raise ValueError(
+            f"{where}: mask must be True somewhere and not everywhere, got all {bool(mask.all())}"
+        )
+    whole = mask.all(dim=1, keepdim=True).all(dim=0).all(dim=-1).all(dim=-1).flatten().expand(given.shape[2])
+    blocks = blocks_from(where, whole.tolist(), block_frames, context_frames, first_block)
+
+    def read(start: int, stop: int) -> Known:
+        window = mask if mask.shape[2] == 1 else mask[:, :, start:stop]
+        return Known(given.frames(where, "video", start, stop), window)
+
+    return complete_blocks(how, blocks, read, seeds=seeds, completed=completed, batch_size=given.shape[0])

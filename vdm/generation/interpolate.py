@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+import torch
 from torch import Tensor
 
-from vdm.generation.blocks import LazyVideo
-from vdm.generation.conditional import ConditionalSampler
+from vdm.diffusion.checks import check_integer
+from vdm.generation.blocks import Known, complete_blocks
+from vdm.generation.conditional import ConditionalSampler, check_how
+from vdm.generation.lazy_video import LazyVideo
+from vdm.generation.plan import MAX_FRAMES, blocks_from
 from vdm.samplers.loop import Seeds
 
 
@@ -29,7 +35,16 @@ def interpolate(
     Returns:
         (B, C, num_frames, H, W), the given frames at their positions.
     """
-    raise NotImplementedError
+    blocks = interpolate_blocks(
+        how,
+        video,
+        positions,
+        seeds=seeds,
+        num_frames=num_frames,
+        block_frames=block_frames,
+        context_frames=context_frames,
+    )
+    return torch.cat(list(blocks), dim=2)
 
 
 def interpolate_blocks(
@@ -68,4 +83,41 @@ def interpolate_blocks(
         ValueError: an argument is not as above, before anything is drawn; or the frames that are read are not,
             before their block is.
     """
-    raise NotImplementedError
+    where = "interpolate_blocks"
+    check_how(where, how)
+    given = LazyVideo.of(where, "video", video)
+    places = _checked_positions(where, positions, given.shape[2])
+    total = places[-1] + 1
+    if num_frames is not None:
+        check_integer(where, "num_frames", num_frames, minimum=total, maximum=MAX_FRAMES)
+        total = int(num_frames)
+    if total == len(places):
+        raise ValueError(f"{where}: positions must leave frames to draw, got all of 0 to {total - 1}")
+    at = set(places)
+    blocks = blocks_from(
+        where, [frame in at for frame in range(total)], block_frames, context_frames, first_block
+    )
+
+    def read(start: int, stop: int) -> Known:
+        low, high = bisect_left(places, start), bisect_left(places, stop)
+        values = given.zeros(stop - start)
+        mask = torch.zeros((1, 1, stop - start, 1, 1), dtype=torch.bool, device=values.device)
+        if low < high:
+            inside = [place - start for place in places[low:high]]
+            values[:, :, inside] = given.frames(where, "video", low, high)
+            mask[:, :, inside] = True
+        return Known(values, mask)
+
+    return complete_blocks(how, blocks, read, seeds=seeds, completed=completed, batch_size=given.shape[0])
+
+
+def _checked_positions(where: str, positions: object, count: int) -> list[int]:
+    if isinstance(positions, (str, bytes)) or not isinstance(positions, Sequence):
+        raise ValueError(f"{where}: positions must be a sequence of integers, got {type(positions).__name__}")
+    if len(positions) != count:
+        raise ValueError(f"{where}: positions must be one per frame of video, {count}, got {len(positions)}")
+    for position in positions:
+        check_integer(where, "positions", position, minimum=0, maximum=MAX_FRAMES - 1)
+    if any(after <= before for before, after in pairwise(positions)):
+        raise ValueError(f"{where}: positions must be strictly increasing, got {list(positions)!r:.60}")
+    return [int(position) for position in positions]

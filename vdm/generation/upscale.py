@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
-from vdm.generation.blocks import LazyVideo
-from vdm.generation.conditional import ConditionalSampler
+from vdm.diffusion.checks import check_integer
+from vdm.generation.blocks import Known, complete_blocks
+from vdm.generation.conditional import ConditionalSampler, check_how
+from vdm.generation.lazy_video import LazyVideo
+from vdm.generation.plan import blocks_from
 from vdm.samplers.loop import Seeds
 
 
@@ -28,7 +32,15 @@ def upscale(
     Returns:
         (B, C, F, H, W).
     """
-    raise NotImplementedError
+    blocks = upscale_blocks(
+        how,
+        low_resolution,
+        size=size,
+        seeds=seeds,
+        block_frames=block_frames,
+        context_frames=context_frames,
+    )
+    return torch.cat(list(blocks), dim=2)
 
 
 def upscale_blocks(
@@ -62,4 +74,29 @@ def upscale_blocks(
         ValueError: an argument is not as above, before anything is drawn; or the frames that are read are not,
             before their block is.
     """
-    raise NotImplementedError
+    where = "upscale_blocks"
+    check_how(where, how)
+    if how.method != "reconstruction":
+        raise ValueError(f"{where}: how must have method='reconstruction', got {how.method!r}")
+    given = LazyVideo.of(where, "low_resolution", low_resolution)
+    height, width = _checked_size(where, size, given.shape)
+    blocks = blocks_from(where, [False] * given.shape[2], block_frames, context_frames, first_block)
+
+    def read(start: int, stop: int) -> Known:
+        values = given.zeros(stop - start, size=(height, width))
+        nothing = torch.zeros((1, 1, 1, 1, 1), dtype=torch.bool, device=values.device)
+        return Known(values, nothing, given.frames(where, "low_resolution", start, stop))
+
+    return complete_blocks(how, blocks, read, seeds=seeds, completed=completed, batch_size=given.shape[0])
+
+
+def _checked_size(where: str, size: object, shape: tuple[int, ...]) -> tuple[int, int]:
+    if not isinstance(size, (tuple, list)) or len(size) != 2:
+        raise ValueError(f"{where}: size must be (H, W), got {size!r}")
+    for length, low in zip(size, shape[3:]):
+        check_integer(where, "size", length, minimum=1)
+        if length % low:
+            raise ValueError(
+                f"{where}: size must be multiples of low_resolution's {tuple(shape[3:])}, got {tuple(size)}"
+            )
+    return int(size[0]), int(size[1])

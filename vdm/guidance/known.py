@@ -12,23 +12,29 @@ def check_known(where: str, known: object, mask: object) -> None:
     """Require known (B, C, F, H, W), and a bool mask over it (every axis 1 or as long) that covers no NaN or inf."""
     check_video(where, "known", known)
     assert isinstance(known, Tensor)
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(f"{where}: mask must be a torch.Tensor of torch.bool, got {came}")
-    check_readable(where, "mask", mask)
-    fits = mask.ndim == 5 and all(length in (1, full) for length, full in zip(mask.shape, known.shape))
-    if not fits:
-        raise ValueError(
-            f"{where}: mask must have five axes, each 1 or as in known's shape {tuple(known.shape)},"
-            f" got shape {tuple(mask.shape)}"
-        )
-    if mask.device != known.device:
-        raise ValueError(f"{where}: mask must be on known's device {known.device}, got {mask.device}")
+    check_mask(where, mask, tuple(known.shape), known.device)
+    assert isinstance(mask, Tensor)
     bad = int((~known.isfinite() & mask).sum())
     if bad:
         raise ValueError(
             f"{where}: known must be finite where mask is True, got {bad} values that are NaN or infinite"
         )
+
+
+def check_mask(where: str, mask: object, shape: tuple[int, ...], device: torch.device) -> None:
+    """Require a bool mask over a video of `shape`: every axis 1 or as long."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"{where}: mask must be a torch.Tensor of torch.bool, got {came}")
+    check_readable(where, "mask", mask)
+    fits = mask.ndim == 5 and all(length in (1, full) for length, full in zip(mask.shape, shape))
+    if not fits:
+        raise ValueError(
+            f"{where}: mask must have five axes, each 1 or as in the known video's shape {tuple(shape)},"
+            f" got shape {tuple(mask.shape)}"
+        )
+    if mask.device != device:
+        raise ValueError(f"{where}: mask must be on the known video's device {device}, got {mask.device}")
 
 
 def check_low_resolution(where: str, low_resolution: object) -> None:

@@ -77,6 +77,10 @@ def reconstruction_guidance(
             check_low_resolution_fits(where, low_resolution, "known", known)
     if is_zero(weight):
         return denoiser
+    with torch.inference_mode(False):
+        known, mask, low_resolution = (
+            None if value is None else _ordinary(value) for value in (known, mask, low_resolution)
+        )
 
     def guided(z: Tensor, logsnr: Tensor) -> Prediction:
         check_batched(where, "z", z)
