@@ -176,14 +176,18 @@ def test_upscale(how: Make) -> None:
     made = how(weight=4.0)
     arguments = {"size": (4, 6), "seeds": SEEDS, "block_frames": 4, "context_frames": 2}
     blocks = list(upscale_blocks(made, low, **arguments))
-    assert [block.shape[2] for block in blocks] == [4, 2, 3]
+    assert [block.shape[2] for block in blocks] == [4, 2, 2, 1]
     whole = torch.cat(blocks, dim=2)
     assert torch.equal(upscale(made, low, **arguments), whole)
     rest = list(upscale_blocks(made, low, first_block=1, completed=whole[:, :, 1:4], **arguments))
     assert torch.equal(torch.cat([whole[:, :, :4], *rest], dim=2), whole)
     again = complete(
-        made, whole[:, :, 2:6], frames_mask(0, 1, total=4), seeds=block_seeds(SEEDS, 1, 2), low_resolution=low[:, :, 2:6]
-    )  # fmt: skip
+        made,
+        whole[:, :, 2:6],
+        frames_mask(0, 1, total=4),
+        seeds=block_seeds(SEEDS, 1, 2),
+        low_resolution=low[:, :, 2:6],
+    )
     assert torch.equal(again[:, :, 2:], blocks[1]), "later blocks are conditioned in time and in space"
 
 
