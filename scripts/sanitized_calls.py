@@ -32,6 +32,10 @@ def main() -> None:
                     for extra in (plain, guided):
                         z_s = step(z, prediction, early, early + 1, seed, draw, parameterization="v", **extra)
                         torch.autograd.grad(z_s, (z, prediction), torch.ones_like(z_s))
+                z = vdm_kernels.langevin_step(
+                    z, prediction, early, seed, draw, parameterization="v", **guided
+                )
+                torch.autograd.grad(z, prediction, torch.ones_like(z))
     for dtype in (torch.float32, torch.bfloat16):
         for channels, out, size in ((64, 72, (33, 17)), (15, 9, (7, 5))):
             norm_and_convolve(dtype, channels, out, size)

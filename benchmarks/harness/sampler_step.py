@@ -1,4 +1,4 @@
-"""What the rows of `ancestral_step` and `ddim_step` share: sizes, inputs, and x̂ in plain PyTorch."""
+"""What the rows of the sampler steps share: sizes, inputs, and x̂ in plain PyTorch."""
 
 import math
 from collections.abc import Mapping

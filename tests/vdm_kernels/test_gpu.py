@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from vdm_kernels import abs_quantile, ancestral_step, ddim_step, philox_normal, q_sample, use_backend
+from vdm_kernels import (
+    abs_quantile,
+    ancestral_step,
+    ddim_step,
+    langevin_step,
+    philox_normal,
+    q_sample,
+    use_backend,
+)
 from vdm_kernels.op import OPS
 from vdm_kernels.ops.philox_normal.reference import philox4x32
 from vdm_kernels.ops.step.coefficients import ancestral_coefficients
@@ -54,7 +62,7 @@ def _normals(seed: int, draw: int, first: int, count: int) -> Tensor:
     return torch.stack(values, dim=1).flatten()[:count]
 
 
-@pytest.mark.parametrize("step", [ancestral_step, ddim_step])
+@pytest.mark.parametrize("step", [ancestral_step, ddim_step, langevin_step])
 def test_a_captured_step_replays_with_new_values(backend: str, step: object) -> None:
     torch.manual_seed(0)
     shape = (2, 3, 4, 16, 16)
@@ -65,12 +73,11 @@ def test_a_captured_step_replays_with_new_values(backend: str, step: object) -> 
 
     def run() -> Tensor:
         threshold = abs_quantile(prediction, 0.9)
-        noise = {"gamma": 0.3} if step is ancestral_step else {"eta": 0.7}
+        noise = {ancestral_step: {"gamma": 0.3}, ddim_step: {"eta": 0.7}, langevin_step: {"delta": 0.1}}[step]
         result: Tensor = step(  # type: ignore[operator]
             z,
             prediction,
-            logsnr_t,
-            logsnr_s,
+            *((logsnr_t,) if step is langevin_step else (logsnr_t, logsnr_s)),
             seed,
             draw,
             parameterization="v",

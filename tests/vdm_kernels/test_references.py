@@ -10,7 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import vdm_kernels as vk
-from vdm_kernels.ops.step.coefficients import ancestral_coefficients, ddim_coefficients
+from vdm_kernels.ops.step.coefficients import (
+    ancestral_coefficients,
+    ddim_coefficients,
+    langevin_coefficients,
+)
 from vdm_kernels.ops.temporal_attention import reference as temporal_reference
 
 DOUBLE = torch.float64
@@ -69,6 +73,54 @@ def test_ancestral_step_samples_the_posterior(
     std = math.sqrt(variance ** (1.0 - gamma) * variance_ts**gamma)
     noise = vk.philox_normal((2, 3, 4), seed, 5, dtype=DOUBLE)
     torch.testing.assert_close(actual, mean + std * noise, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("variance_preserving", [True, False])
+@pytest.mark.parametrize("parameterization", ["eps", "x", "v"])
+@pytest.mark.parametrize("delta", [0.0, 0.1, 1.0])
+def test_langevin_step_follows_the_score(
+    parameterization: str, delta: float, variance_preserving: bool
+) -> None:
+    """Of N(alpha x, sigma^2): the step of annealed Langevin dynamics with eta = delta sigma^2 / 2."""
+    logsnr = 0.75
+    alpha, sigma = alpha_sigma(logsnr, variance_preserving)
+    x, eps = normal(2, 3, 4), normal(2, 3, 4, seed=1)
+    z = alpha * x + sigma * eps
+    seed = torch.tensor([1, 2])
+    actual = vk.langevin_step(
+        z,
+        predict(parameterization, x, eps, alpha, sigma),
+        torch.full((2,), logsnr),
+        seed,
+        5,
+        parameterization=parameterization,  # type: ignore[arg-type]
+        delta=delta,
+        variance_preserving=variance_preserving,
+    )
+    score, eta = -(z - alpha * x) / sigma**2, 0.5 * delta * sigma**2
+    noise = vk.philox_normal((2, 3, 4), seed, 5, dtype=DOUBLE)
+    torch.testing.assert_close(actual, z + eta * score + math.sqrt(2 * eta) * noise, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("variance_preserving", [True, False])
+def test_an_ancestral_step_to_infinite_logsnr_is_x_hat(variance_preserving: bool, backend: str) -> None:
+    z, x = normal(2, 8).float(), normal(2, 8, seed=1).float()
+    if vk.backends()["ancestral_step"].get(backend) is not None:
+        pytest.skip("no native extension")
+    with vk.use_backend(backend):  # type: ignore[arg-type]
+        actual = vk.ancestral_step(
+            z,
+            x,
+            torch.tensor([-20.0, 3.0]),
+            torch.full((2,), math.inf),
+            torch.arange(2),
+            0,
+            parameterization="x",
+            add_noise=False,
+            variance_preserving=variance_preserving,
+        )
+    assert torch.equal(actual, x)
 
 
 def test_last_step_has_no_noise() -> None:
@@ -152,6 +204,7 @@ def test_step_coefficients_stay_finite_at_the_ends() -> None:
             for values in (
                 ancestral_coefficients(t, s, 0.3, variance_preserving),
                 ddim_coefficients(t, s, 0.3, variance_preserving),
+                langevin_coefficients(s, 0.3, variance_preserving),
             ):
                 assert all(value.isfinite().all() for value in values)
 
@@ -173,7 +226,7 @@ def test_eps_of_q_sample_is_a_constant() -> None:
     assert not eps.requires_grad
 
 
-@pytest.mark.parametrize("op", ["ancestral_step", "ddim_step"])
+@pytest.mark.parametrize("op", ["ancestral_step", "ddim_step", "langevin_step"])
 def test_closed_form_gradients_are_those_of_autograd(op: str) -> None:
     z, p, u = (normal(2, 11, seed=i).requires_grad_() for i in range(3))
     t = torch.tensor([-1.0, 0.5])
@@ -185,8 +238,7 @@ def test_closed_form_gradients_are_those_of_autograd(op: str) -> None:
             z,
             p,
             u,
-            t,
-            t + 1,
+            *((t,) if op == "langevin_step" else (t, t + 1)),
             torch.tensor([0.5, 2.0]),
             threshold,
             torch.arange(2),

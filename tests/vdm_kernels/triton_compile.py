@@ -70,6 +70,7 @@ _STEPS = (
     ("fp32", "bf16", "ddim", "eps", True, False),
     ("bf16", "bf16", "ancestral", "eps", False, True),
     ("fp16", "fp16", "ddim", "x", True, True),
+    ("fp32", "fp32", "langevin", "eps", False, True),
 )
 
 
