@@ -101,7 +101,7 @@ def draw_videos(
     seeds = [sampling.seed + i for i in range(sampling.count)]
     starts = range(0, sampling.count, batch_size)
     videos = []
-    with _progress(console, total=len(starts) * sampling.steps) as advance, torch.inference_mode():
+    with _progress(console, batches=len(starts)) as advance, torch.inference_mode():
         for start in starts:
             rows = slice(start, start + batch_size)
             row_labels = None if labels is None else labels[rows]
@@ -131,7 +131,7 @@ def write_videos(
 
 
 @contextmanager
-def _progress(console: Console, *, total: int) -> Iterator[Callback]:
+def _progress(console: Console, *, batches: int) -> Iterator[Callback]:
     """A sampler's callback that advances a bar on a terminal, and prints now and then elsewhere."""
     if not console.is_terminal:
         done = 0
@@ -139,6 +139,7 @@ def _progress(console: Console, *, total: int) -> Iterator[Callback]:
         def advance_plainly(step: SamplerStep) -> None:
             nonlocal done
             done += 1
+            total = batches * step.num_steps
             if done % _PLAIN_STEPS == 0 or done == total:
                 console.print(f"sampling {done}/{total}")
 
@@ -146,8 +147,8 @@ def _progress(console: Console, *, total: int) -> Iterator[Callback]:
         return
     columns = TextColumn("sampling"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("sampling", total=total)
-        yield lambda step: bar.advance(task)
+        task = bar.add_task("sampling", total=None)
+        yield lambda step: bar.update(task, advance=1, total=batches * step.num_steps)
 
 
 def _parse_size(size: str) -> tuple[int, int]:

@@ -1,10 +1,13 @@
-"""From a configuration to the objects it describes: schedule, model, data."""
+"""From a configuration to the objects it describes: schedule, sampler, model, data."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
 
 from vdm.data import DrawDataset, ImageFolder, JointImageVideo, MovingDigits, VideoFolder
 from vdm.diffusion import (
@@ -15,7 +18,15 @@ from vdm.diffusion import (
     Schedule,
 )
 from vdm.models import VideoUNet
-from vdm.training.config import Config, ConfigError, DataConfig, DiffusionConfig
+from vdm.samplers import (
+    ancestral,
+    annealed_langevin,
+    ddim,
+    distilled,
+    dpm_solver_pp,
+    predictor_corrector,
+)
+from vdm.training.config import Config, ConfigError, DataConfig, DiffusionConfig, SamplerName
 
 
 def build_schedule(config: DiffusionConfig) -> Schedule:
@@ -34,6 +45,32 @@ def build_schedule(config: DiffusionConfig) -> Schedule:
             beta_end=0.02 if config.beta_max is None else config.beta_max,
         )
     return GeometricVESchedule(sigma_min=config.sigma_min, sigma_max=config.sigma_max)
+
+
+def build_sampler(config: Config) -> Callable[..., Tensor]:
+    """The sampler of a configuration: of denoiser, shape, and seeds, callback, device and dtype by name."""
+    sampling = config.sampling
+    own: dict[SamplerName, Callable[..., Tensor]] = {
+        "ancestral": partial(ancestral, gamma=sampling.gamma),
+        "ddim": partial(ddim, eta=sampling.eta),
+        "predictor_corrector": partial(
+            predictor_corrector,
+            gamma=sampling.gamma,
+            delta=sampling.delta,
+            corrector_steps=sampling.corrector_steps,
+        ),
+        "dpm_solver_pp": dpm_solver_pp,
+        "distilled": distilled,
+        "annealed_langevin": partial(
+            annealed_langevin, eta0=sampling.eta0, steps_per_level=sampling.steps_per_level
+        ),
+    }
+    return partial(
+        own[sampling.sampler],
+        schedule=build_schedule(config.diffusion),
+        num_steps=sampling.steps,
+        cuda_graph=sampling.cuda_graph,
+    )
 
 
 def build_model(config: Config) -> VideoUNet:

@@ -9,6 +9,9 @@ from vdm.diffusion import LossWeight, Parameterization
 from vdm.models import VideoUNetConfig
 
 DataKind = Literal["moving-digits", "video-folder"]
+SamplerName = Literal[
+    "ancestral", "ddim", "predictor_corrector", "dpm_solver_pp", "distilled", "annealed_langevin"
+]
 ScheduleName = Literal["cosine", "linear_beta", "discrete_linear_beta", "geometric_ve"]
 
 
@@ -186,10 +189,15 @@ class SamplingConfig:
     """The samples drawn while training, and the defaults of `vdm sample` with the exported model.
 
     Args:
-        sampler: "ancestral" or "ddim".
+        sampler: a function of `vdm.samplers`; the settings down to steps_per_level are its arguments.
         steps: sampler steps.
-        gamma: noise interpolation γ of the ancestral sampler, in [0, 1].
-        eta: η of DDIM; 0 = deterministic.
+        gamma: noise interpolation γ of "ancestral" and "predictor_corrector", in [0, 1].
+        eta: η of "ddim"; 0 = deterministic.
+        delta: Langevin step δ of "predictor_corrector", in [0, 1].
+        corrector_steps: Langevin steps after each of its predictor steps.
+        eta0: η0 of "annealed_langevin", in (0, σ_min²/2].
+        steps_per_level: its Langevin steps at each noise level.
+        cuda_graph: run a sampler's step as one CUDA graph; on a GPU only.
         guidance_weight: w of classifier-free guidance, (1 + w) conditional - w unconditional; 0 = none.
         threshold: "static" clips x̂ to [-1, 1]; "dynamic" scales by a quantile first; "none".
         threshold_quantile: p of the dynamic threshold.
@@ -199,10 +207,15 @@ class SamplingConfig:
         fps: frames per second of the GIF.
     """
 
-    sampler: Literal["ancestral", "ddim"] = "ancestral"
+    sampler: SamplerName = "ancestral"
     steps: int = 256
     gamma: float = 0.1
     eta: float = 0.0
+    delta: float = 0.1
+    corrector_steps: int = 1
+    eta0: float = 1e-5
+    steps_per_level: int = 5
+    cuda_graph: bool = False
     guidance_weight: float = 0.0
     threshold: Literal["static", "dynamic", "none"] = "static"
     threshold_quantile: float = 0.995
@@ -212,10 +225,13 @@ class SamplingConfig:
     fps: float = 8.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "count"):
+        for name in ("steps", "count", "steps_per_level"):
             value = getattr(self, name)
             _require(value >= 1, f"sampling.{name} must be at least 1, got {value}")
-        for name in ("gamma", "eta", "threshold_quantile"):
+        corrections = self.corrector_steps
+        _require(corrections >= 0, f"sampling.corrector_steps must be at least 0, got {corrections}")
+        _require(self.eta0 > 0, f"sampling.eta0 must be positive, got {self.eta0}")
+        for name in ("gamma", "eta", "delta", "threshold_quantile"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"sampling.{name} must be in [0, 1], got {value}")
         weight = self.guidance_weight
@@ -245,8 +261,28 @@ class Config:
             images == 0 or self.model.norm_scope == "frame",
             f"data.num_image_frames needs model.norm_scope=frame, got {images} with {self.model.norm_scope}",
         )
+        self._check_sampler()
         classes = self.model.num_classes
         for label in self.sampling.labels or ():
             _require(classes is not None, "sampling.labels needs model.num_classes, got none")
             assert classes is not None
             _require(0 <= label < classes, f"sampling.labels must be in 0..{classes - 1}, got {label}")
+
+    def _check_sampler(self) -> None:
+        diffusion, sampling = self.diffusion, self.sampling
+        if diffusion.schedule == "discrete_linear_beta":
+            most = diffusion.num_timesteps
+            fits = sampling.steps <= most
+            _require(
+                fits, f"sampling.steps must be at most diffusion.num_timesteps={most}, got {sampling.steps}"
+            )
+        if sampling.sampler == "annealed_langevin":
+            schedule, most_eta0 = diffusion.schedule, 0.5 * diffusion.sigma_min**2
+            _require(
+                schedule == "geometric_ve",
+                f"sampling.sampler=annealed_langevin needs diffusion.schedule=geometric_ve, got {schedule}",
+            )
+            _require(
+                sampling.eta0 <= most_eta0,
+                f"sampling.eta0 must be at most sigma_min^2/2 = {most_eta0:g}, got {sampling.eta0}",
+            )

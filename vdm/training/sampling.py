@@ -12,9 +12,8 @@ from vdm.data import write_contact_sheet, write_gif
 from vdm.diffusion import Denoiser, model_denoiser
 from vdm.guidance import classifier_free_guidance, dynamic_threshold, static_threshold
 from vdm.models import Conditioning, VideoUNet
-from vdm.samplers import ancestral, ddim
 from vdm.samplers.loop import Callback
-from vdm.training.build import build_schedule
+from vdm.training.build import build_sampler, build_schedule
 from vdm.training.config import Config, ConfigError
 
 _SHEET_FRAMES = 8
@@ -65,27 +64,8 @@ def sample_videos(
         denoiser = dynamic_threshold(denoiser, sampling.threshold_quantile)
     height, width = config.data.shape
     shape = (len(seeds), config.model.prediction_channels, config.data.frames, height, width)
-    if sampling.sampler == "ddim":
-        return ddim(
-            denoiser,
-            shape,
-            schedule=schedule,
-            seeds=seeds,
-            num_steps=sampling.steps,
-            eta=sampling.eta,
-            callback=callback,
-            device=device,
-        )
-    return ancestral(
-        denoiser,
-        shape,
-        schedule=schedule,
-        seeds=seeds,
-        num_steps=sampling.steps,
-        gamma=sampling.gamma,
-        callback=callback,
-        device=device,
-    )
+    sampler = build_sampler(config)
+    return sampler(denoiser, shape, seeds=seeds, callback=callback, device=device)
 
 
 def sample_labels(config: Config, count: int) -> list[int] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,9 @@ def test_a_video_depends_on_its_seed_and_class(make_config: MakeConfig) -> None:
     "override",
     [
         "sampling.sampler=ddim",
+        "sampling.sampler=predictor_corrector",
+        "sampling.sampler=dpm_solver_pp",
+        "sampling.sampler=distilled",
         "sampling.threshold=dynamic",
         "sampling.threshold=none",
         "sampling.gamma=1",
@@ -64,6 +69,35 @@ def test_variance_exploding_runs_sample(make_config: MakeConfig) -> None:
         "diffusion.schedule=geometric_ve", "diffusion.parameterization=eps", "diffusion.loss_weight=eps"
     )
     assert sample_videos(network(config), config, seeds=[1], labels=[1]).isfinite().all()
+    langevin = replace(config, sampling=replace(config.sampling, sampler="annealed_langevin"))
+    shorter = replace(langevin, sampling=replace(langevin.sampling, eta0=1e-6))
+    longer = replace(langevin, sampling=replace(langevin.sampling, steps_per_level=6))
+    videos = [
+        sample_videos(network(c), c, seeds=[1], labels=[1]) for c in (config, langevin, shorter, longer)
+    ]
+    assert all(video.isfinite().all() for video in videos)
+    assert not any(torch.equal(a, b) for a, b in combinations(videos, 2))
+
+
+def test_settings_of_one_sampler_reach_it(make_config: MakeConfig) -> None:
+    corrected = "sampling.sampler=predictor_corrector"
+    model = network(make_config())
+    plain, delta, steps, gamma, graph = (
+        make_config("sampling.steps=3", corrected, *more)
+        for more in (
+            [],
+            ["sampling.delta=0.3"],
+            ["sampling.corrector_steps=2"],
+            ["sampling.gamma=1"],
+            ["sampling.cuda_graph=true"],
+        )
+    )
+    videos = [sample_videos(model, c, seeds=[1], labels=[1]) for c in (plain, delta, steps, gamma)]
+    assert not any(torch.equal(a, b) for a, b in combinations(videos, 2))
+    with pytest.raises(
+        ValueError, match="predictor_corrector: cuda_graph must be False without a CUDA device"
+    ):
+        sample_videos(model, graph, seeds=[1], labels=[1])
 
 
 def test_models_without_classes_take_no_labels(make_config: MakeConfig) -> None:
