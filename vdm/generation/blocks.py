@@ -50,7 +50,6 @@ def complete_blocks(
     *,
     seeds: Seeds,
     completed: Tensor | None = None,
-    batch_size: int | None = None,
 ) -> Iterator[Tensor]:
     """Draw a long video block by block, in the memory of one block.
 
@@ -63,7 +62,6 @@ def complete_blocks(
         seeds: one per sample; block 0 draws from them, block i from `block_seeds(seeds, i)`.
         completed: (B, C, F, H, W), F >= blocks[0].first - blocks[0].start: the frames before blocks[0].first, the
             last of them being frame blocks[0].first - 1. None where the first block needs none.
-        batch_size: B, to check seeds by before anything is read; by default that of `completed`.
 
     Yields:
         The frames that each block adds, (B, C, block.end - block.first, H, W). A block of which everything is
@@ -87,11 +85,8 @@ def complete_blocks(
         raise ValueError(
             f"{where}: completed must hold the {context} frames before block {blocks[0].index}, got {length} frames"
         )
-    if batch_size is None and completed is not None:
-        batch_size = len(completed)
-    if batch_size is not None:
-        check_integer(where, "batch_size", batch_size, minimum=1)
-        sample_seeds(where, seeds, batch_size, None)
+    if completed is not None:
+        sample_seeds(where, seeds, len(completed), None)
     return _draw_blocks(where, how, blocks, known, seeds, completed)
 
 
@@ -170,7 +165,7 @@ def block_seeds(seeds: Seeds, block: int, batch_size: int) -> Tensor:
     """
     where = "block_seeds"
     check_integer(where, "block", block, minimum=0)
-    check_integer(where, "batch_size", batch_size, minimum=1)
+    check_integer(where, "batch_size", batch_size, minimum=1, maximum=2**31)
     seed = sample_seeds(where, seeds, batch_size, None)
     if block == 0:
         return seed

@@ -94,10 +94,10 @@ def extend_blocks(
     context = video[:, :, video.shape[2] - context_frames :]
     if not bool(context.isfinite().all()):
         raise ValueError(f"{where}: video must be finite in its last frames, got NaN or infinite values")
-    shape = (*video.shape[:2], block_frames, *video.shape[3:])
+    unknown = video.new_zeros((1, 1, 1, 1, 1))
     nothing = Known(
-        torch.zeros(shape, dtype=video.dtype, device=video.device),
-        torch.zeros((1, 1, 1, 1, 1), dtype=torch.bool, device=video.device),
+        unknown.expand(*video.shape[:2], block_frames, *video.shape[3:]),
+        torch.zeros_like(unknown, dtype=torch.bool),
     )
     return complete_blocks(
         how, blocks[first_block:], lambda start, stop: nothing, seeds=seeds, completed=context

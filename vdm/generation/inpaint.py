@@ -12,7 +12,7 @@ from vdm.generation.conditional import ConditionalSampler, check_how
 from vdm.generation.lazy_video import LazyVideo
 from vdm.generation.plan import blocks_from
 from vdm.guidance.known import check_mask
-from vdm.samplers.loop import Seeds
+from vdm.samplers.loop import Seeds, sample_seeds
 
 
 def inpaint(
@@ -69,6 +69,7 @@ def inpaint_blocks(
     where = "inpaint_blocks"
     check_how(where, how)
     given = LazyVideo.of(where, "video", video)
+    sample_seeds(where, seeds, given.shape[0], None)
     check_mask(where, mask, given.shape, torch.empty(0, device=given.device).device)
     if bool(mask.all()) or not bool(mask.any()):
         raise ValueError(
@@ -81,4 +82,4 @@ def inpaint_blocks(
         window = mask if mask.shape[2] == 1 else mask[:, :, start:stop]
         return Known(given.frames(where, "video", start, stop), window)
 
-    return complete_blocks(how, blocks, read, seeds=seeds, completed=completed, batch_size=given.shape[0])
+    return complete_blocks(how, blocks, read, seeds=seeds, completed=completed)

@@ -14,7 +14,7 @@ from vdm.generation.blocks import Known, complete_blocks
 from vdm.generation.conditional import ConditionalSampler, check_how
 from vdm.generation.lazy_video import LazyVideo
 from vdm.generation.plan import MAX_FRAMES, blocks_from
-from vdm.samplers.loop import Seeds
+from vdm.samplers.loop import Seeds, sample_seeds
 
 
 def interpolate(
@@ -86,6 +86,7 @@ def interpolate_blocks(
     where = "interpolate_blocks"
     check_how(where, how)
     given = LazyVideo.of(where, "video", video)
+    sample_seeds(where, seeds, given.shape[0], None)
     places = _checked_positions(where, positions, given.shape[2])
     total = places[-1] + 1
     if num_frames is not None:
@@ -108,7 +109,7 @@ def interpolate_blocks(
             mask[:, :, inside] = True
         return Known(values, mask)
 
-    return complete_blocks(how, blocks, read, seeds=seeds, completed=completed, batch_size=given.shape[0])
+    return complete_blocks(how, blocks, read, seeds=seeds, completed=completed)
 
 
 def _checked_positions(where: str, positions: object, count: int) -> list[int]:

@@ -136,7 +136,7 @@ def _kept_end(known: list[bool], first: int, end: int, reach: int) -> int:
 def _checked_stride(
     where: str, block_frames: int, context_frames: int, stride: int | None, *, minimum_context: int
 ) -> int:
-    check_integer(where, "block_frames", block_frames, minimum=1)
+    check_integer(where, "block_frames", block_frames, minimum=1, maximum=MAX_FRAMES)
     check_integer(where, "context_frames", context_frames, minimum=minimum_context)
     if context_frames >= block_frames:
         raise ValueError(

@@ -12,7 +12,7 @@ from vdm.generation.blocks import Known, complete_blocks
 from vdm.generation.conditional import ConditionalSampler, check_how
 from vdm.generation.lazy_video import LazyVideo
 from vdm.generation.plan import blocks_from
-from vdm.samplers.loop import Seeds
+from vdm.samplers.loop import Seeds, sample_seeds
 
 
 def upscale(
@@ -79,6 +79,7 @@ def upscale_blocks(
     if how.method != "reconstruction":
         raise ValueError(f"{where}: how must have method='reconstruction', got {how.method!r}")
     given = LazyVideo.of(where, "low_resolution", low_resolution)
+    sample_seeds(where, seeds, given.shape[0], None)
     height, width = _checked_size(where, size, given.shape)
     blocks = blocks_from(where, [False] * given.shape[2], block_frames, context_frames, first_block)
 
@@ -87,7 +88,7 @@ def upscale_blocks(
         nothing = torch.zeros((1, 1, 1, 1, 1), dtype=torch.bool, device=values.device)
         return Known(values, nothing, given.frames(where, "low_resolution", start, stop))
 
-    return complete_blocks(how, blocks, read, seeds=seeds, completed=completed, batch_size=given.shape[0])
+    return complete_blocks(how, blocks, read, seeds=seeds, completed=completed)
 
 
 def _checked_size(where: str, size: object, shape: tuple[int, ...]) -> tuple[int, int]:
