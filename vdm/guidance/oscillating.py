@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -58,8 +59,12 @@ def oscillating_guidance(
     steps_since = torch.arange(len(grid)) - num_high_steps
     weights = torch.where((steps_since >= 0) & (steps_since % 2 == 0), float(low), float(high))
 
+    @cache  # a CUDA graph cannot copy them from the host
+    def table(device: torch.device) -> tuple[Tensor, Tensor]:
+        return between.to(device), weights.to(device)
+
     def weight(logsnr: Tensor) -> Tensor:
-        step = torch.bucketize(logsnr.double(), between.to(logsnr.device))
-        return weights.to(logsnr.device)[step]
+        edges, weight_of_step = table(logsnr.device)
+        return weight_of_step[torch.bucketize(logsnr.double(), edges)]
 
     return classifier_free_guidance(denoiser, weight)

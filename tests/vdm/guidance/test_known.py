@@ -10,19 +10,35 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from vdm.diffusion import CosineSchedule, Denoiser, Prediction, alpha_sigma, model_denoiser
+from vdm.diffusion import (
+    CosineSchedule,
+    Denoiser,
+    GeometricVESchedule,
+    Prediction,
+    alpha_sigma,
+    model_denoiser,
+)
 from vdm.guidance import (
     classifier_free_guidance,
     downsample,
     dynamic_threshold,
+    oscillating_guidance,
     reconstruction_guidance,
     replacement,
     static_threshold,
 )
 from vdm.models import Conditioning, VideoUNet
-from vdm.samplers import ancestral, ddim
-from vdm_kernels import philox_normal
+from vdm.samplers import (
+    ancestral,
+    annealed_langevin,
+    ddim,
+    distilled,
+    dpm_solver_pp,
+    predictor_corrector,
+)
+from vdm_kernels import philox_normal, use_backend
 
 SHAPE = (3, 2, 4, 4, 6)
 RANDOM = torch.Generator().manual_seed(0)
@@ -379,8 +395,20 @@ def test_a_network_through_its_fused_backward_passes() -> None:
     torch.testing.assert_close(along, -4.0 * alpha / 2 * slope, rtol=0.02, atol=1e-4)
 
 
+SAMPLERS = [
+    partial(ancestral, gamma=0.3),
+    partial(ddim, eta=0.5),
+    predictor_corrector,
+    dpm_solver_pp,
+    distilled,
+]
+each_sampler = pytest.mark.parametrize(
+    "sampler", SAMPLERS, ids=lambda sampler: getattr(sampler, "func", sampler).__name__
+)
+
+
 @pytest.mark.parametrize("order", ["papers", "threshold inside", "guidance outside"])
-@pytest.mark.parametrize("sampler", [partial(ancestral, gamma=0.3), partial(ddim, eta=0.5)])
+@each_sampler
 def test_wrappers_compose_in_any_sensible_order(order: str, sampler: Callable[..., Tensor]) -> None:
     network = model_denoiser(Network(), parameterization="v", conditioning=Nothing())
     known = KNOWN.float().clamp(-1, 1)
@@ -398,6 +426,78 @@ def test_wrappers_compose_in_any_sensible_order(order: str, sampler: Callable[..
     assert bool(x.isfinite().all())
     if order != "threshold inside":
         assert x.abs().max() <= 1.0
+
+
+def test_annealed_langevin_given_frames() -> None:
+    def exploding(z: Tensor, logsnr: Tensor) -> Prediction:
+        return Prediction(z * torch.sigmoid(logsnr).reshape(-1, 1, 1, 1, 1), "x", variance_preserving=False)
+
+    known = KNOWN.float()
+    guided = reconstruction_guidance(exploding, 1.0, known=known, mask=FRAMES)
+    denoiser = replacement(guided, known, FRAMES, seeds=0, variance_preserving=False)
+    x = annealed_langevin(denoiser, SHAPE, schedule=GeometricVESchedule(), seeds=0, num_steps=3)
+    assert torch.equal(x[:, :, ::3], known[:, :, ::3])
+    assert bool(x.isfinite().all())
+
+
+def test_a_corrector_sees_what_its_predictor_left() -> None:
+    """All calls at one λ have the same known values in z."""
+    seen: dict[float, list[Tensor]] = {}
+
+    def watched(z: Tensor, logsnr: Tensor) -> Prediction:
+        seen.setdefault(float(logsnr[0]), []).append(z[:, :, ::3])
+        return Prediction(0.5 * z, "v")
+
+    denoiser = replacement(watched, KNOWN.float(), FRAMES, seeds=0)
+    predictor_corrector(denoiser, SHAPE, schedule=CosineSchedule(), seeds=0, num_steps=3, corrector_steps=2)
+    counts = [len(calls) for calls in seen.values()]
+    assert max(counts) == 3
+    for calls in seen.values():
+        assert all(torch.equal(call, calls[0]) for call in calls)
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Refuses what the capture of a CUDA graph would: reading a value, and tensors made of Python numbers."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.lift_fresh.default)
+        return func(*args, **(kwargs or {}))
+
+
+def conditioned(network: Denoiser, known: Tensor) -> Denoiser:
+    """In time and in space, guided by an oscillating weight."""
+    mask = FRAMES.to(known.device)
+    oscillating = oscillating_guidance(
+        network, high=2.0, low=1.0, num_high_steps=1, schedule=CosineSchedule(), num_steps=4
+    )
+    guided = reconstruction_guidance(
+        oscillating, 1.0, known=known, mask=mask, low_resolution=downsample(known, 2, 3)
+    )
+    return replacement(dynamic_threshold(guided), known, mask, seeds=0)
+
+
+def test_a_cuda_graph_could_record_it() -> None:
+    z, logsnr = Z.float(), LOGSNR.float()
+    network = model_denoiser(Network(), parameterization="v", conditioning=Nothing())
+    denoiser = conditioned(network, KNOWN.float())
+    with torch.no_grad(), use_backend("reference"):
+        denoiser(z, logsnr)  # tables are moved to the device at the first call, which is not recorded
+        with NothingFromTheHost():
+            x = denoiser(z, logsnr).x(z, logsnr)
+    assert torch.equal(x[:, :, ::3], KNOWN.float()[:, :, ::3])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_conditional_sampling_as_cuda_graphs_on_a_gpu() -> None:
+    network = model_denoiser(Network().to("cuda"), parameterization="v", conditioning=Nothing())
+    known = KNOWN.float().to("cuda")
+    arguments: dict[str, Any] = {"schedule": CosineSchedule(), "num_steps": 4, "seeds": 0, "device": "cuda"}
+    captured, called = (
+        ddim(conditioned(network, known), SHAPE, cuda_graph=graph, **arguments) for graph in (True, False)
+    )
+    torch.testing.assert_close(captured, called)
+    torch.testing.assert_close(captured[:, :, ::3], known[:, :, ::3], rtol=0, atol=0)
 
 
 def test_low_precision() -> None:
