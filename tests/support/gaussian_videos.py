@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from vdm.diffusion import Parameterization, Prediction, alpha_sigma
+from vdm.generation import ConditionalSampler, complete
+from vdm.guidance import downsample
 from vdm_kernels import philox_normal, use_backend
 
 SEED = 0
@@ -177,3 +179,83 @@ def sampled_law(
     mean, gain, maps = solution.split([1, num_observed, len(draws) * n])
     residual = float((inputs @ solution - x).abs().max())
     return Law(mean[0], gain.T, maps.T @ maps, residual)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is known of a video: whole frames, and the other ones at a low resolution; either may be missing.
+
+    Attributes:
+        size: (F, H, W).
+        frames: which are known.
+        low_resolution: (h, w), to which all other frames are known.
+    """
+
+    size: tuple[int, int, int]
+    frames: tuple[int, ...] = ()
+    low_resolution: tuple[int, int] | None = None
+
+    @property
+    def unknown_frames(self) -> list[int]:
+        return [f for f in range(self.size[0]) if f not in self.frames]
+
+    def unknown(self, rows: Tensor) -> Tensor:
+        """Those of n rows, one for each value of the video, that belong to frames that are not known."""
+        return rows.unflatten(0, (self.size[0], -1))[self.unknown_frames].flatten(0, 1)
+
+    @cached_property
+    def operator(self) -> Tensor:
+        """A of y = A x, (m, n): the known frames in order, then the low resolution of the others."""
+        n = torch.Size(self.size).numel()
+        images = torch.eye(n, dtype=torch.float64).reshape(1, n, *self.size)
+        rows = [images[:, :, list(self.frames)].reshape(n, -1)]
+        if self.low_resolution is not None:
+            rows.append(downsample(images, *self.low_resolution)[:, :, self.unknown_frames].reshape(n, -1))
+        return torch.cat(rows, dim=1).T
+
+    def tensors(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(known (1, C, F, H, W), mask (1, 1, F, 1, 1), low-resolution video or None) of y (C, m)."""
+        frames, height, width = self.size
+        split = len(self.frames) * height * width
+        known = torch.zeros(1, len(y), *self.size, dtype=torch.float64)
+        known[:, :, list(self.frames)] = y[:, :split].reshape(1, len(y), -1, height, width)
+        mask = torch.zeros(1, 1, frames, 1, 1, dtype=torch.bool)
+        mask[:, :, list(self.frames)] = True
+        if self.low_resolution is None:
+            return known, mask, None
+        low = downsample(known, *self.low_resolution)
+        low[:, :, self.unknown_frames] = y[:, split:].reshape(1, len(y), -1, *self.low_resolution)
+        return known, mask, low
+
+
+def completed_law(how: ConditionalSampler, observed: Observed, logsnr: Tensor, draws: Sequence[int]) -> Law:
+    """The exact law of `complete`.
+
+    Args:
+        how: with a Gaussian's denoiser.
+        observed: what is known.
+        logsnr: λ at every call of the denoiser, which replacement draws noise for.
+        draws: the numbers of the sampler's own draws.
+    """
+
+    def sample(shape: tuple[int, ...], y: Tensor) -> Tensor:
+        known, mask, low_resolution = observed.tensors(y)
+        return complete(how, known, mask, seeds=SEED, low_resolution=low_resolution)
+
+    replaced = (logsnr.float().view(torch.int32).long() + 2**40).tolist() if observed.frames else []
+    return sampled_law(sample, observed.size, [*draws, *replaced], num_observed=len(observed.operator))
+
+
+def exact_weight(videos: Gaussian, operator: Tensor) -> Callable[[Tensor], Tensor]:
+    """w_r(λ) for which reconstruction guidance is exact, where a single value y = operator @ x is known.
+
+        w_r = (σ²/α²) / Var[y | z] = 1 / (α A K Aᵀ),   K = ∂E[x | z] / ∂z
+
+    Of several values it takes the mean of their variances, and is not exact.
+    """
+
+    def weight(logsnr: Tensor) -> Tensor:
+        alpha, _ = alpha_sigma(logsnr[0].double(), variance_preserving=videos.variance_preserving)
+        return 1 / (alpha * (operator @ videos.gain(logsnr[0]) @ operator.T).diagonal().mean())
+
+    return weight
