@@ -26,6 +26,9 @@
 #include "q_sample/q_sample.h"
 #include "spatial_attention/spatial_attention.h"
 #include "temporal_attention/temporal_attention.h"
+#ifdef VDM_HAS_CUDA
+#  include "temporal_attention/temporal_attention_cuda.h"
+#endif
 
 namespace py = pybind11;
 using py::operator""_a;
@@ -301,6 +304,19 @@ void define(py::module_& m, const char* name, void (*launch)(const Params&, void
       py::call_guard<py::gil_scoped_release>());
 }
 
+TemporalAttentionCudaParams temporal_attention_on_cuda(const TemporalAttentionArgs& input, int64_t groups,
+                                                       int64_t splits, Address out) {
+  return {temporal_attention_input(input), groups, splits, pointer(out)};
+}
+
+TemporalAttentionBackwardCudaParams temporal_attention_bwd_on_cuda(Address dout,
+                                                                   const TemporalAttentionArgs& input,
+                                                                   int64_t groups, int64_t splits,
+                                                                   Address dqkv, Address partial) {
+  return {temporal_attention_input(input), groups, splits, pointer(dout), pointer(dqkv),
+          pointer<float>(partial)};
+}
+
 void abs_quantile_with_workspace(Address x, Address out, int dtype, int64_t batch, int64_t n, double q,
                                  Address workspace, int64_t workspace_bytes, Address stream) {
   abs_quantile_cuda(abs_quantile(x, out, dtype, batch, n, q), pointer(workspace), workspace_bytes,
@@ -347,6 +363,8 @@ PYBIND11_MODULE(_C, m) {
   define(m, "langevin_step_bwd_cuda", langevin_step_bwd_cuda, langevin_step_bwd);
   m.def("abs_quantile_cuda", abs_quantile_with_workspace, py::call_guard<py::gil_scoped_release>());
   m.def("abs_quantile_cuda_workspace_bytes", abs_quantile_cuda_workspace_bytes, "batch"_a);
+  define(m, "temporal_attention_cuda", temporal_attention_cuda, temporal_attention_on_cuda);
+  define(m, "temporal_attention_bwd_cuda", temporal_attention_bwd_cuda, temporal_attention_bwd_on_cuda);
   define_norm_cuda(m);
   m.attr("has_cuda") = true;
 #else

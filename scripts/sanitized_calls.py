@@ -39,7 +39,24 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         for channels, out, size in ((64, 72, (33, 17)), (15, 9, (7, 5))):
             norm_and_convolve(dtype, channels, out, size)
+    for dtype in (torch.float32, torch.bfloat16):
+        for frames, width in ((16, 32), (5, 24), (16, 64), (11, 104), (20, 40), (50, 64)):
+            attend(dtype, frames, width)
     torch.cuda.synchronize()
+
+
+def attend(dtype: torch.dtype, frames: int, width: int) -> None:
+    """Attention over frames with a bias and segments, forward and backward, where there is a CUDA kernel."""
+    if dtype == torch.float32 and frames > 32:
+        return
+    qkv = torch.randn(2, frames, 37, 3, 3, width, device="cuda").to(dtype).requires_grad_()
+    bias = torch.randn(3, frames, frames, device="cuda", requires_grad=True)
+    ids = torch.arange(frames, device="cuda").div(4, rounding_mode="floor").expand(2, -1)
+    with vdm_kernels.use_backend("native"):
+        for of in ({}, {"bias": bias}, {"bias": bias, "segment_ids": ids}):
+            out = vdm_kernels.temporal_attention(qkv, **of)
+            leaves = (qkv, bias) if of else (qkv,)
+            torch.autograd.grad(out, leaves, torch.ones_like(out))
 
 
 def norm_and_convolve(dtype: torch.dtype, channels: int, out: int, size: tuple[int, int]) -> None:

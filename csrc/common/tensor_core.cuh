@@ -4,6 +4,8 @@
 //     a[0], a[2]: row g, columns 2t, 2t + 1 and 2t + 8, 2t + 9;   a[1], a[3]: the same of row g + 8
 //     b[0], b[1]: column g, rows 2t, 2t + 1 and 2t + 8, 2t + 9
 //     d[0..1], d[2..3]: rows g and g + 8, columns 2t, 2t + 1
+// TensorFloat-32 (mma.m16n8k8): a[0], a[2] are columns t and t + 4, b[0], b[1] rows t and t + 4, one to a
+// register.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -41,6 +43,22 @@ __device__ inline void multiply_add<__half>(float (&d)[4], const uint32_t (&a)[4
       "{%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The nearest number with the 10 bits of TensorFloat-32.
+__device__ inline float round_to_tf32(float x) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return __uint_as_float(bits);
+}
+
+// d += a b, of numbers that round_to_tf32 has given.
+__device__ inline void multiply_add_tf32(float (&d)[4], const float (&a)[4], float b0, float b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])),
+        "r"(__float_as_uint(a[3])), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
 }
 
 }  // namespace vdm

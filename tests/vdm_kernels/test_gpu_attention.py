@@ -68,14 +68,19 @@ def _assert_agrees(name: str, backend: str, arguments: dict[str, Any]) -> None:
     assert_results_close(actual, expected, low, name)
 
 
-# Every kernel and launch: packed four pixels and one, in one pass and in two, and block by block; (F, d).
+# Every kernel and launch: of CUDA, tiles of 16 frames and chunks of 32 numbers, full and not; of Triton, packed four
+# pixels and one, in one pass and in two, and block by block; (F, d).
 SIZES = [
     (16, 32),
     (16, 64),
     (16, 128),
     (5, 40),
+    (3, 24),
+    (11, 104),
     (20, 32),
+    (20, 40),
     (32, 128),
+    (50, 96),
     (64, 32),
     (64, 64),
     (64, 128),
@@ -95,6 +100,15 @@ def test_temporal_sizes(backend: str, frames: int, width: int, dtype: torch.dtyp
     _assert_agrees("temporal_attention", backend, arguments)
 
 
+def test_a_projection_that_begins_between_accesses(op: str) -> None:
+    if op != "temporal_attention":
+        pytest.skip("of temporal attention")
+    memory = _normal(1 + 2 * 16 * 9 * 3 * 2 * 32)
+    qkv = memory[1:].view(2, 16, 9, 3, 2, 32)
+    for actual, expected in zip(_gradients(op, qkv), _gradients(op, qkv.clone())):
+        assert torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", [(3, 16, 16, 2, 32), (2, 32, 32, 2, 64), (2, 9, 70, 1, 128)], ids=str)
 def test_spatial_sizes(backend: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
@@ -110,7 +124,7 @@ def test_spatial_sizes(backend: str, shape: tuple[int, ...], dtype: torch.dtype)
     _assert_agrees("spatial_attention", backend, arguments)
 
 
-@pytest.mark.parametrize("frames", [4, 70])
+@pytest.mark.parametrize("frames", [4, 40, 70])
 def test_temporal_attention_beyond_two_to_the_31_elements(op: str, frames: int) -> None:
     if op != "temporal_attention":
         pytest.skip("of temporal attention")

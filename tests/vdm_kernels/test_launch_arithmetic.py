@@ -228,6 +228,42 @@ def test_packed_programs_visit_every_sequence_once(groups: int, group_pixels: in
     assert visits == [1] * len(visits)
 
 
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("sm_count", SM_COUNTS)
+@pytest.mark.parametrize(("groups", "sequences", "frames", "heads", "width", "itemsize"), PACKED)
+def test_cuda_attention_grid_fits(
+    groups: int,
+    sequences: int,
+    frames: int,
+    heads: int,
+    width: int,
+    itemsize: int,
+    sm_count: int,
+    backward: bool,
+) -> None:
+    sequences = min(sequences, packed.CUDA_MAX_SEQUENCES // groups)
+    launch = packed.cuda_launch(groups, sequences, frames, heads, width, itemsize, sm_count, backward)
+    teams = groups * launch.splits * heads
+    assert teams <= 2**31 - 1  # also where a thread block has one team
+    assert 1 <= launch.splits <= sequences
+    # A turn is counted in 32 bits, and the last one goes beyond the last sequence.
+    assert sequences + launch.splits < 2**32
+    # Partial sums of the bias gradient stay near the size of those of a wave, or of four where groups fill it.
+    warps = 1 if frames <= 16 else 2 if frames <= 32 else 4
+    assert launch.splits == 1 or teams * warps <= 4 * 24 * sm_count + groups * heads * warps
+
+
+@pytest.mark.parametrize(("groups", "sequences", "heads"), [(1, 65, 3), (2, 33, 2), (3, 1, 1), (2, 1000, 1)])
+def test_cuda_teams_visit_every_sequence_once(groups: int, sequences: int, heads: int) -> None:
+    launch = packed.cuda_launch(groups, sequences, 16, heads, 32, 2, 2, False)
+    visits = [0] * (groups * sequences * heads)
+    for team in range(groups * launch.splits * heads):  # as in part_of
+        head, split, group = team % heads, team // heads % launch.splits, team // heads // launch.splits
+        for turn in range(split, sequences, launch.splits):
+            visits[(group * sequences + turn) * heads + head] += 1
+    assert visits == [1] * len(visits)
+
+
 @pytest.mark.parametrize("sm_count", SM_COUNTS[2:])
 def test_attention_grid_fills_the_device(sm_count: int) -> None:
     resident = sm_count * packed.FORWARD_PROGRAMS_PER_SM

@@ -77,3 +77,44 @@ def packed_launch(
         num_stages=1 if single or (full and not wgmma) or (pixels > 1 and width > 64) else 2,
         separate=width % 16 != 0 or (pixels == 1 and (single or (full and width > 64))),
     )
+
+
+# Where temporal attention runs on a GPU: CUDA C++, one warp to 16 frames of a pixel and head, has up to this many
+# frames by the size of an element in bytes, and heads of whole accesses of 16 bytes; Triton has the rest.
+CUDA_MAX_FRAMES = {2: 64, 4: 32}
+CUDA_MAX_WIDTH = 128
+CUDA_MAX_SEQUENCES = 2**31 - 1
+
+# The warps that a multiprocessor holds at once, by (size of an element, backward): of up to 16 frames and heads of up
+# to 32, 64 and 128 numbers; of up to 32 frames; of up to 64. temporal_attention_cuda.cu has the same table.
+_CUDA_WARPS_PER_SM = {
+    (2, False): (24, 16, 12, 16, 12),
+    (2, True): (16, 12, 12, 12, 8),
+    (4, False): (16, 12, 12, 12),
+    (4, True): (12, 12, 12, 8),
+}
+
+
+@dataclass(frozen=True)
+class CudaLaunch:
+    """`groups` x `splits` x heads teams, of a warp to 16 frames, that walk the sequences of their group."""
+
+    groups: int
+    splits: int
+
+
+def cuda_launch(
+    groups: int,
+    group_sequences: int,
+    frames: int,
+    heads: int,
+    width: int,
+    itemsize: int,
+    sm_count: int,
+    backward: bool,
+) -> CudaLaunch:
+    """Splits the sequences of each group over teams so that the device is full; see `split_columns`."""
+    column = (width > 32) + (width > 64) if frames <= 16 else 3 + (frames > 32)
+    warps = 1 if frames <= 16 else 2 if frames <= 32 else 4
+    resident = sm_count * _CUDA_WARPS_PER_SM[itemsize, backward][column] // warps
+    return CudaLaunch(groups, split_columns(groups * heads, group_sequences, resident))
