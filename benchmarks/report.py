@@ -33,7 +33,7 @@ LIBRARY_COLOURS = ("#d08a2e", "#b5582a", "#7d6b3d", "#c9b458")
 BAR_HEIGHT = 0.22
 COLUMNS = (
     *("case", "dtype", "direction", "backend", "time", "vs eager", "vs best baseline"),
-    *("GB/s", "TFLOP/s", "share of limit"),
+    *("GB/s", "TFLOP/s", "share of limit", "peak memory"),
 )
 
 
@@ -52,6 +52,7 @@ class Result:
     tflops: float | None
     share_of_limit: float | None
     intensity: float | None = None  # FLOP per byte of the definition
+    peak_bytes: int | None = None  # on top of what was there before the call
     limit: tuple[float, float] | None = None  # GB/s and TFLOP/s of the machine
 
     @property
@@ -119,6 +120,7 @@ def _result(row: Mapping[str, Any], path: Path, statistic: str) -> Result:
         tflops=info.get("tflops"),
         share_of_limit=info.get("share_of_limit"),
         intensity=info["flops"] / info["bytes"] if info.get("flops") else None,
+        peak_bytes=info.get("peak_bytes"),
         limit=(info["limit"]["gbps"], info["limit"]["tflops"]) if "limit" in info else None,
     )
 
@@ -201,7 +203,7 @@ def tables(run: Run) -> str:
             f"## {op} ({device})",
             "",
             f"| {' | '.join(COLUMNS)} |",
-            "|---|---|---|---|--:|--:|--:|--:|--:|--:|",
+            "|---|---|---|---|--:|--:|--:|--:|--:|--:|--:|",
         ]
         lines += [_table_line(row, rows) for rows in groups for row in rows]
         lines.append("")
@@ -221,6 +223,7 @@ def _table_line(row: Result, rows: Sequence[Result]) -> str:
         _number(row.gbps, ".1f"),
         _number(row.tflops, ".3g"),
         _number(row.share_of_limit, ".0%"),
+        "" if row.peak_bytes is None else f"{row.peak_bytes / 1e6:.0f} MB",
     ]
     return f"| {' | '.join(cells)} |"
 

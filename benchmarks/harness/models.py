@@ -54,14 +54,22 @@ def conditioning(key: RowKey) -> Conditioning | None:
     )
 
 
-def autocast(network: Network, key: RowKey) -> Network:
+class Autocast(nn.Module):
     """The network in the row's dtype; for bfloat16 the weights stay float32, as in training."""
 
-    def call(z: Tensor, logsnr: Tensor, condition: Conditioning | None) -> Tensor:
-        with torch.autocast(key.device, dtype=torch.bfloat16, enabled=key.dtype == torch.bfloat16):
-            return network(z, logsnr, condition)
+    def __init__(self, network: Network, key: RowKey) -> None:
+        super().__init__()
+        self.network, self.key = network, key
 
-    return call
+    def forward(self, z: Tensor, logsnr: Tensor, condition: Conditioning | None) -> Tensor:
+        low = self.key.dtype == torch.bfloat16
+        with torch.autocast(self.key.device, dtype=torch.bfloat16, enabled=low):
+            return self.network(z, logsnr, condition)
+
+
+def autocast(network: Network, key: RowKey) -> Network:
+    """The network in the row's dtype, still a module."""
+    return Autocast(network, key)
 
 
 def inference_options(key: RowKey) -> CompileOptions:

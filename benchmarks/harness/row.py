@@ -16,6 +16,7 @@ from torch._functorch import config as functorch_config
 import vdm_kernels
 from harness.ceilings import measure_ceiling
 from harness.environment import device_name, versions
+from harness.memory import peak_bytes
 from harness.table import RowKey
 from harness.workload import RELATIVE_ERROR, CompileOptions, Function, Workload, relative_error, spread_error
 from vdm_kernels.testing import record_backends
@@ -88,6 +89,8 @@ class Row:
             rounds, calls = self.budget.plan(seconds_of(run, self.key.device))
             self.benchmark.group, self.benchmark.name = self.key.group, self.key.backend
             self.benchmark.pedantic(run, rounds=rounds, iterations=calls)
+            if workload.memory:
+                self.benchmark.extra_info["peak_bytes"] = peak_bytes(run, self.key.device)
         self._describe(workload)
 
     def _function(self, workload: Workload) -> Function:

@@ -38,6 +38,7 @@ class Workload:
         other_models: libraries that compute something else of the same shape: a peer's network.
         compile_options: `options` of `torch.compile` in the full run; `--quick` takes its defaults.
         compiled: options -> what the `compile` row runs, where that is not `torch.compile(plain)`.
+        memory: also report the peak memory of a call.
     """
 
     call: Function
@@ -50,6 +51,7 @@ class Workload:
     other_models: tuple[str, ...] = ()
     compile_options: CompileOptions = field(default_factory=lambda: {"max_autotune": True})
     compiled: Callable[[CompileOptions], Function] | None = None
+    memory: bool = False
 
 
 def size_in_bytes(*tensors: Tensor) -> int:

@@ -54,7 +54,14 @@ def write(path: Path, *rows: dict[str, Any]) -> Path:
 def results(tmp_path: Path) -> Path:
     return write(
         tmp_path / "results.json",
-        row("native", 0.001, gbps=18.87, share_of_limit=0.5, limit={"gbps": 37.74, "tflops": 0.233}),
+        row(
+            "native",
+            0.001,
+            gbps=18.87,
+            share_of_limit=0.5,
+            peak_bytes=3_400_000,
+            limit={"gbps": 37.74, "tflops": 0.233},
+        ),
         row("eager", 0.01, gbps=1.887, share_of_limit=0.05),
         row("reference", 0.1),
         row("a library", 0.002),
@@ -90,6 +97,7 @@ def test_speed_is_against_eager_and_against_the_best_row_that_is_not_ours(
         "18.9",
         "",
         "50%",
+        "3 MB",
     ]
     assert cells(text, "a library")[5:7] == ["5.00×", "1.00×"]
     assert cells(text, "| compile |")[5:7] == ["2.50×", "0.50×"]
