@@ -56,6 +56,21 @@ def test_each_form_is_kept_for_itself() -> None:
     assert (first.calls, second.calls) == (2, 2)
 
 
+def test_no_more_is_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    first, second = Prepare(torch.randn(8, 4, 3, 3)), Prepare(torch.randn(8, 4, 3, 3))
+    monkeypatch.setattr(weights, "MOST_KEPT", weights._KEPT[0] + first.weight.nbytes)
+    for _ in range(4):
+        weights.prepared(first.weight, "form", first)
+        weights.prepared(second.weight, "form", second)
+    assert (first.calls, second.calls) == (2, 4)
+    del first  # makes room
+    gc.collect()
+    for _ in range(3):
+        weights.prepared(second.weight, "form", second)
+    assert second.calls == 5
+
+
 def _optimizer_step(weight: nn.Parameter) -> None:
     weight.grad = torch.ones_like(weight)
     torch.optim.AdamW([weight]).step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
@@ -20,13 +21,19 @@ class _Entry(NamedTuple):
 # The entries of a weight, by form; they die with it.
 _ENTRIES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
+# A form has up to four times the bytes of its weight. This much in all is less than what the kernels save in
+# activations; what is over it is prepared at every call.
+MOST_KEPT = 192 << 20
+_KEPT = [0]  # bytes
+
 
 def prepared(weight: Tensor, form: Hashable, prepare: Callable[[], Tensor]) -> Tensor:
     """`prepare()`, the weight in some form, or what an earlier call for this form has kept of it.
 
     A weight changes in ways that leave no trace on the tensor: through `.data`, under `no_grad`, through NumPy. So
     every call compares the fingerprint of its bytes, at the speed of memory. The result is kept from the second
-    call with the same content on: in training, where each step changes the weight, nothing is.
+    call with the same content on, while all that is kept is at most MOST_KEPT bytes: in training, where each step
+    changes the weight, nothing is.
     """
     assert C is not None
     if not (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)):
@@ -43,7 +50,15 @@ def prepared(weight: Tensor, form: Hashable, prepare: Callable[[], Tensor]) -> T
     if found is None or found.content != content:
         entries[form] = _Entry(content, None)
         return prepare()
-    if found.prepared is None:
-        found = entries[form] = _Entry(content, prepare())
-        assert found.prepared is not None
-    return found.prepared
+    if found.prepared is not None:
+        return found.prepared
+    result = prepare()
+    if _KEPT[0] + result.nbytes <= MOST_KEPT:
+        _count(result.nbytes)
+        weakref.finalize(result, _count, -result.nbytes)
+        entries[form] = _Entry(content, result)
+    return result
+
+
+def _count(num_bytes: int) -> None:
+    _KEPT[0] += num_bytes
