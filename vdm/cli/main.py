@@ -11,8 +11,12 @@ import typer
 from vdm.cli.data import data_app
 from vdm.cli.doctor import doctor_command
 from vdm.cli.export import export_command
+from vdm.cli.extend import extend_command
+from vdm.cli.inpaint import inpaint_command
+from vdm.cli.interpolate import interpolate_command
 from vdm.cli.sample import sample_command
 from vdm.cli.train import train_command
+from vdm.cli.upscale import upscale_command
 from vdm_kernels import set_allocator_policy
 
 app = typer.Typer(
@@ -23,6 +27,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("sample")(sample_command)
+app.command("extend")(extend_command)
+app.command("interpolate")(interpolate_command)
+app.command("upscale")(upscale_command)
+app.command("inpaint")(inpaint_command)
 app.command("train")(train_command)
 app.command("export")(export_command)
 app.add_typer(data_app, name="data")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,20 +11,17 @@ from typing import Annotated, Literal
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from vdm.cli.progress import SamplingProgress
 from vdm.data import write_contact_sheet, write_video
 from vdm.models import VideoUNet
 from vdm.pretrained import MOVING_DIGITS
-from vdm.samplers import SamplerStep
-from vdm.samplers.loop import Callback
 from vdm.training import Config, ConfigError, apply_overrides, load_model
 from vdm.training.sampling import sample_labels, sample_videos, tiled
 
 _SHOWN_PIXELS = 128
 _SHEET_FRAMES = 8
-_PLAIN_STEPS = 10
 
 
 def sample_command(
@@ -101,11 +97,12 @@ def draw_videos(
     seeds = [sampling.seed + i for i in range(sampling.count)]
     starts = range(0, sampling.count, batch_size)
     videos = []
-    with _progress(console, batches=len(starts)) as advance, torch.inference_mode():
+    with SamplingProgress(console, blocks=len(starts)) as progress, torch.inference_mode():
         for start in starts:
             rows = slice(start, start + batch_size)
             row_labels = None if labels is None else labels[rows]
-            drawn = sample_videos(model, config, seeds=seeds[rows], labels=row_labels, callback=advance)
+            drawn = sample_videos(model, config, seeds=seeds[rows], labels=row_labels, callback=progress)
+            progress.finish_block()
             videos.append(drawn.float().cpu())
     return torch.cat(videos)
 
@@ -128,27 +125,6 @@ def write_videos(
         path = out / f"{i:04d}{label}.{file_format}"
         write_video(path, video, fps=fps, scale=scale)
         yield path
-
-
-@contextmanager
-def _progress(console: Console, *, batches: int) -> Iterator[Callback]:
-    """A sampler's callback that advances a bar on a terminal, and prints now and then elsewhere."""
-    if not console.is_terminal:
-        done = 0
-
-        def advance_plainly(step: SamplerStep) -> None:
-            nonlocal done
-            done += 1
-            total = batches * step.num_steps
-            if done % _PLAIN_STEPS == 0 or done == total:
-                console.print(f"sampling {done}/{total}")
-
-        yield advance_plainly
-        return
-    columns = TextColumn("sampling"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("sampling", total=None)
-        yield lambda step: bar.update(task, advance=1, total=batches * step.num_steps)
 
 
 def _parse_size(size: str) -> tuple[int, int]:

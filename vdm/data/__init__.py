@@ -9,7 +9,9 @@ from vdm.data.gif import GifWriter, write_gif
 from vdm.data.image_folder import ImageFolder
 from vdm.data.joint import JointImageVideo
 from vdm.data.moving_digits import MovingDigits
+from vdm.data.video_file import VideoFile
 from vdm.data.video_folder import VideoFolder
+from vdm.data.video_parts import VideoParts
 from vdm.data.video_reader import read_video
 from vdm.data.video_writer import VideoWriter, video_writer, write_mp4, write_video
 
@@ -22,7 +24,9 @@ __all__ = [
     "ImageFolder",
     "JointImageVideo",
     "MovingDigits",
+    "VideoFile",
     "VideoFolder",
+    "VideoParts",
     "VideoWriter",
     "atomic_file",
     "bundled_digits",

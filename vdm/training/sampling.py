@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from vdm.guidance import classifier_free_guidance, dynamic_threshold, static_thr
 from vdm.models import Conditioning, VideoUNet
 from vdm.samplers.loop import Callback
 from vdm.training.build import build_sampler, build_schedule
-from vdm.training.config import Config, ConfigError
+from vdm.training.config import Config, ConfigError, SamplingConfig
 
 _SHEET_FRAMES = 8
 _GIF_PIXELS = 96
@@ -43,29 +44,53 @@ def sample_videos(
     Raises:
         ValueError: labels do not fit the model.
     """
-    sampling, classes = config.sampling, config.model.num_classes
+    classes = config.model.num_classes
     if (labels is None) != (classes is None) or (labels is not None and len(labels) != len(seeds)):
         needed = "no labels" if classes is None else f"{len(seeds)} labels"
         raise ConfigError(f"sample_videos: the model needs {needed}, got {labels}")
-    device = next(model.parameters()).device
-    schedule = build_schedule(config.diffusion)
-    network = model_denoiser(
-        model,
-        parameterization=config.diffusion.parameterization,
-        conditioning=_conditioning(config, len(seeds), labels, device),
-        variance_preserving=schedule.variance_preserving,
-    )
-    denoiser: Denoiser = network
-    if sampling.guidance_weight > 0 and labels is not None:
-        denoiser = classifier_free_guidance(network, sampling.guidance_weight)
-    if sampling.threshold == "static":
-        denoiser = static_threshold(denoiser)
-    elif sampling.threshold == "dynamic":
-        denoiser = dynamic_threshold(denoiser, sampling.threshold_quantile)
+    fps = config.data.fps or config.sampling.fps
+    denoiser = build_denoiser(model, config, count=len(seeds), labels=labels, fps=fps)
     height, width = config.data.shape
     shape = (len(seeds), config.model.prediction_channels, config.data.frames, height, width)
     sampler = build_sampler(config)
-    return sampler(denoiser, shape, seeds=seeds, callback=callback, device=device)
+    device = next(model.parameters()).device
+    return sampler(
+        build_threshold(config.sampling)(denoiser), shape, seeds=seeds, callback=callback, device=device
+    )
+
+
+def build_denoiser(
+    model: VideoUNet, config: Config, *, count: int, fps: float, labels: Sequence[int] | None = None
+) -> Denoiser:
+    """A network as a denoiser of `count` videos, guided towards their classes as `config.sampling` says.
+
+    Args:
+        model: the network, in eval mode.
+        config: its configuration.
+        count: number of videos.
+        fps: their frames per second, for a network that is conditioned on it.
+        labels: one class per video; None draws without class.
+    """
+    device = next(model.parameters()).device
+    conditioning = _conditioning(config, count, labels, fps, device)
+    network = model_denoiser(
+        model,
+        parameterization=config.diffusion.parameterization,
+        conditioning=conditioning,
+        variance_preserving=build_schedule(config.diffusion).variance_preserving,
+    )
+    if config.sampling.guidance_weight > 0 and labels is not None:
+        return classifier_free_guidance(network, config.sampling.guidance_weight)
+    return network
+
+
+def build_threshold(sampling: SamplingConfig) -> Callable[[Denoiser], Denoiser]:
+    """What thresholds a denoiser as configured; it comes after all guidance."""
+    if sampling.threshold == "static":
+        return static_threshold
+    if sampling.threshold == "dynamic":
+        return partial(dynamic_threshold, p=sampling.threshold_quantile)
+    return lambda denoiser: denoiser
 
 
 def sample_labels(config: Config, count: int) -> list[int] | None:
@@ -114,11 +139,15 @@ def tiled(videos: Tensor) -> Tensor:
 
 
 def _conditioning(
-    config: Config, count: int, labels: Sequence[int] | None, device: torch.device
+    config: Config, count: int, labels: Sequence[int] | None, fps: float, device: torch.device
 ) -> Conditioning | None:
-    rate = config.data.fps or config.sampling.fps
-    fps = torch.full((count,), rate, device=device) if config.model.fps_conditioning else None
-    if labels is None and fps is None:
+    classes, drop = None, None
+    if labels is not None:
+        classes = torch.tensor(list(labels), dtype=torch.int64, device=device)
+    elif config.model.num_classes is not None:
+        classes = torch.zeros(count, dtype=torch.int64, device=device)
+        drop = torch.ones(count, dtype=torch.bool, device=device)
+    rates = torch.full((count,), fps, device=device) if config.model.fps_conditioning else None
+    if classes is None and rates is None:
         return None
-    classes = None if labels is None else torch.tensor(list(labels), dtype=torch.int64, device=device)
-    return Conditioning(labels=classes, fps=fps)
+    return Conditioning(labels=classes, fps=rates, drop=drop)
