@@ -67,6 +67,7 @@ def make(key: RowKey) -> Workload:
         inputs=(),
         compile_options={},  # the trainer's own
         compiled=lambda options: training_step(key, compiled=True),
+        memory=True,
     )
 
 

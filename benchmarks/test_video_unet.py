@@ -56,6 +56,7 @@ def make(key: RowKey) -> Workload:
         libraries={PEER: peer(key)},
         other_models=(PEER,),
         compile_options=inference_options(key),
+        memory=True,
     )
 
 
