@@ -10,6 +10,7 @@ covariance, exactly, from the outputs of the public function alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -244,6 +245,24 @@ def completed_law(how: ConditionalSampler, observed: Observed, logsnr: Tensor, d
 
     replaced = (logsnr.float().view(torch.int32).long() + 2**40).tolist() if observed.frames else []
     return sampled_law(sample, observed.size, [*draws, *replaced], num_observed=len(observed.operator))
+
+
+def mean_error(law: Law, videos: Gaussian, observed: Observed) -> float:
+    """Of the unknown frames' conditional mean, as a share of that mean's own spread, root mean squares over y."""
+    operator = observed.operator
+    truth = observed.unknown(regression(videos.covariance, operator))
+    spread = operator @ videos.covariance @ operator.T
+    error = observed.unknown(law.gain) - truth
+    return math.sqrt((error @ spread @ error.T).trace() / (truth @ spread @ truth.T).trace())
+
+
+def border_correlation(law: Law, videos: Gaussian, observed: Observed) -> float:
+    """Of one-pixel videos, between the first unknown frame after a known one and that."""
+    after = next(f for f in observed.unknown_frames if f - 1 in observed.frames)
+    operator = observed.operator
+    joint = law.joint(operator @ videos.covariance @ operator.T)
+    pair = joint[after - 1 : after + 1, after - 1 : after + 1]
+    return float(pair[0, 1] / pair.diagonal().prod().sqrt())
 
 
 def exact_weight(videos: Gaussian, operator: Tensor) -> Callable[[Tensor], Tensor]:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import gaussian_videos
 import pytest
 import torch
 from gaussian_videos import (
@@ -69,22 +70,12 @@ def conditional_law(
 
 
 def mean_error(law: Law, observed: Observed) -> float:
-    """Of the unknown frames' conditional mean, as a share of that mean's own spread, root mean squares over y."""
-    covariance, operator = videos_of(observed).covariance, observed.operator
-    truth = observed.unknown(regression(covariance, operator))
-    spread = operator @ covariance @ operator.T
-    error = observed.unknown(law.gain) - truth
-    return math.sqrt((error @ spread @ error.T).trace() / (truth @ spread @ truth.T).trace())
+    return gaussian_videos.mean_error(law, videos_of(observed), observed)
 
 
 def border_correlation(law: Law, observed: Observed) -> float:
-    """Between the last known frame before an unknown one and that; RHO in the data."""
-    after = next(f for f in observed.unknown_frames if f - 1 in observed.frames)
-    operator = observed.operator
-    joint = law.joint(operator @ videos_of(observed).covariance @ operator.T)[
-        after - 1 : after + 1, after - 1 : after + 1
-    ]
-    return float(joint[0, 1] / joint.diagonal().prod().sqrt())
+    """RHO in the data."""
+    return gaussian_videos.border_correlation(law, videos_of(observed), observed)
 
 
 @pytest.mark.parametrize("logsnr", LEVELS)
