@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from vdm.models import VideoUNetConfig
 from vdm.models.relative_bias import (
@@ -12,6 +13,7 @@ from vdm.models.relative_bias import (
     T5RelativeBias,
     encode_positions,
     frame_distances,
+    relative_bias,
 )
 
 
@@ -93,3 +95,80 @@ def test_a_shift_of_all_positions_changes_nothing(kind: str) -> None:
     torch.testing.assert_close(
         encode_positions(positions, config), encode_positions(positions + 1000, config)
     )
+
+
+KINDS = {
+    "t5": VideoUNetConfig(relative_bias="t5", relative_bias_buckets=8, relative_bias_max_distance=20),
+    "distance": VideoUNetConfig(relative_bias="distance", relative_bias_max_distance=12),
+    "network": VideoUNetConfig(relative_bias="network", relative_bias_width=5),
+}
+POSITIONS = torch.tensor([[3, 4, 5, 14], [9, 2, 2, 0]])
+
+
+def bias_of(kind: str, positions: Tensor) -> tuple[nn.Module, Tensor]:
+    """A module in float64 with weights of size one, and its bias of some frames."""
+    torch.manual_seed(0)
+    module = relative_bias(2, KINDS[kind]).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_()
+    return module, module(encode_positions(positions, KINDS[kind]))
+
+
+def by_hand(module: nn.Module, distance: int) -> Tensor:
+    """The bias of one distance, (heads,)."""
+    if isinstance(module, T5RelativeBias):
+        return module.table[t5_bucket(distance, 8, 20)]
+    if isinstance(module, DistanceRelativeBias):
+        return module.table[12 + distance]
+    assert isinstance(module, NetworkRelativeBias)
+    features = [math.log(1 + max(distance, 0)), math.log(1 + max(-distance, 0)), float(distance == 0)]
+    hidden = module.hidden.weight @ torch.tensor(features, dtype=torch.float64) + module.hidden.bias
+    return module.out.weight @ (hidden / (1 + (-hidden).exp())) + module.out.bias
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_sample_has_the_bias_of_its_frames(kind: str) -> None:
+    module, bias = bias_of(kind, POSITIONS)
+    assert bias.shape == (2, 2, 4, 4)
+    for b, frames in enumerate(POSITIONS.tolist()):
+        for i, query in enumerate(frames):
+            for j, key in enumerate(frames):
+                expected = by_hand(module, key - query)
+                # The features are float32.
+                torch.testing.assert_close(bias[b, :, i, j], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_frames_do_not_change_the_bias_of_fewer(kind: str) -> None:
+    _, few = bias_of(kind, torch.arange(5))
+    _, many = bias_of(kind, torch.arange(12))
+    torch.testing.assert_close(many[:, :5, :5], few, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(many[:, 7:, 7:], few, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["t5", "network"])
+def test_distances_unseen_in_training_have_a_bias(kind: str) -> None:
+    module, bias = bias_of(kind, torch.tensor([0, 25, 100_000]))
+    assert bias.isfinite().all()
+    torch.testing.assert_close(bias[:, 0, 2], by_hand(module, 100_000), rtol=1e-6, atol=1e-6)
+    if kind == "t5":  # the last bucket has no end
+        assert torch.equal(bias[:, 0, 2], bias[:, 0, 1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients(kind: str) -> None:
+    module, bias = bias_of(kind, POSITIONS)
+    code = encode_positions(POSITIONS, KINDS[kind])
+    names, weights = zip(*module.named_parameters())
+
+    def call(*weights: Tensor) -> Tensor:
+        out: Tensor = torch.func.functional_call(module, dict(zip(names, weights)), (code,))
+        return out
+
+    assert torch.autograd.gradcheck(call, weights)
+    if kind != "network":
+        # A row of the table has as much gradient as there are pairs of frames that read it.
+        (gradient,) = torch.autograd.grad(bias.sum(), weights)
+        pairs = torch.bincount(code.flatten(), minlength=gradient.shape[0]).double()
+        assert torch.equal(gradient, pairs[:, None].expand(-1, 2))
