@@ -396,28 +396,39 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
   TilePlace next[kMaxBlock];
   place_tiles(tiles, products.end + first, products.end + first + count, tiles.step, in.height, in.width,
               next);
-  const TileLines input(in.x, in.dtype, in.channels1, in.height, in.width, tiles.step, 0, in.channels1);
+  const auto input_of = [&](const void* tensor, int64_t channels) {
+    return TileLines(tensor, in.dtype, channels, in.height, in.width, tiles.step, 0, channels);
+  };
+  const int64_t channels2 = in.channels - in.channels1;
+  const TileLines input = input_of(in.x, in.channels1), input2 = input_of(in.x2, channels2);
   const auto input_lines = [&](int i, GemmLines* lines) {
     int n = 0;
-    for (int64_t t = count * i / matrices; t < count * (i + 1) / matrices; ++t)
+    for (int64_t t = count * i / matrices; t < count * (i + 1) / matrices; ++t) {
       lines[n++] = input.of(next[t]);
+      if (channels2 > 0) lines[n++] = input2.of(next[t]);
+    }
     return n;
   };
-  GemmLines lines[2 * kMaxBlock];
+  GemmLines lines[4 * kMaxBlock];
   if (previous == nullptr) {
     for (int i = 0; i < matrices; ++i) multiply(conv, tiles, v, products, i, lines, input_lines(i, lines));
     return;
   }
   OutputStage output(conv, tiles, *previous);
   const int size = conv.pool ? tiles.size / 2 : tiles.size;
-  const TileLines residual(out.residual, out.dtype, out.channels, out.height, out.width, size,
-                           previous->first, min_of(previous->first + previous->columns, out.channels));
+  const auto output_lines = [&](const void* tensor) {
+    return TileLines(tensor, out.dtype, out.channels, out.height, out.width, size, previous->first,
+                     min_of(previous->first + previous->columns, out.channels));
+  };
+  const TileLines residual = output_lines(out.residual), y = output_lines(out.y);
   const int64_t tile_count = previous->end - previous->begin;
   for (int i = 0; i < matrices; ++i) {
     const int64_t begin = tile_count * i / matrices, end = tile_count * (i + 1) / matrices;
     int n = 0;
-    for (int64_t t = begin; t < end && out.residual != nullptr; ++t)
-      lines[n++] = residual.of(output.place(t));
+    for (int64_t t = begin; t < end; ++t) {
+      if (out.residual != nullptr) lines[n++] = residual.of(output.place(t));
+      if (!out.stream) lines[n++] = y.of(output.place(t));  // a store to what is in no cache waits for it
+    }
     n += input_lines(i, lines + n);
     multiply(conv, tiles, v, products, i, lines, n);
     output.store_tiles(begin, end);
