@@ -51,7 +51,7 @@ constexpr int kMostChunks = 4 / sizeof(T);
 // The warps that a multiprocessor shall hold at once, by the registers that they need: of one tile and one
 // chunk, two, any; of two tiles; of four. launch.py has the same table.
 constexpr int kResidentWarps[2][2][5] = {{{24, 16, 12, 16, 12}, {16, 12, 12, 12, 8}},
-                                         {{16, 0, 12, 12, 0}, {12, 0, 12, 8, 0}}};
+                                         {{12, 0, 12, 12, 0}, {8, 0, 12, 8, 0}}};
 template <int kTiles, int kChunks>
 constexpr int kColumn = kTiles > 1              ? kTiles / 2 + 2
                         : kChunks == kAnyChunks ? 2
@@ -103,7 +103,7 @@ __device__ Strip<T> load_strip(const Rows<const T>& rows, int row, int chunk) {
     const int column = chunk * kChunk + (4 * i + lane_in_group()) * kPackWidth<T>;
     word.bits[i] = uint4{};
     if (row < rows.count && column < rows.width)
-      word.bits[i] = *reinterpret_cast<const uint4*>(rows.first + row * rows.stride + column);
+      word.bits[i] = __ldg(reinterpret_cast<const uint4*>(rows.first + row * rows.stride + column));
   }
   return word.strip;
 }
@@ -130,7 +130,7 @@ __device__ Block<T> load_block(const Rows<const T>& rows, int tile, int chunk) {
     const int row = tile * kTile + 2 * lane_in_group() + i % 2 + i / 2 * 8;
     word.bits[i] = Bits{};
     if (row < rows.count && column < rows.width)
-      word.bits[i] = *reinterpret_cast<const Bits*>(rows.first + row * rows.stride + column);
+      word.bits[i] = __ldg(reinterpret_cast<const Bits*>(rows.first + row * rows.stride + column));
   }
   return word.block;
 }
@@ -197,26 +197,92 @@ __device__ Left<float> rest(const Left<float>& left, const Left<T>& taken) {
   return {minus(left.upper, taken.upper), minus(left.lower, taken.lower)};
 }
 
-// sums += a b^T, of a tile of a and all of b.
-template <int kTiles, int kChunks, typename T>
-__device__ void multiply_rows(Scores<kTiles>& sums, const Rows<const T>& a, int tile,
-                              const Rows<const T>& b) {
-  const int chunks = chunks_of<kChunks>(b.width);
-#pragma unroll(kChunks == kAnyChunks ? 1 : kChunks)
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    const Strip<T> upper = load_strip(a, tile * kTile + lane_group(), chunk);
-    const Strip<T> lower = load_strip(a, tile * kTile + lane_group() + 8, chunk);
+// Keeps the compiler from loading a value later than here.
+template <typename Value>
+__device__ void keep(Value& value) {
+  union {
+    Value value;
+    uint32_t words[sizeof(Value) / sizeof(uint32_t)];
+  } held;
+  held.value = value;
 #pragma unroll
-    for (int j = 0; j < kTiles; ++j) {
-      if (j > 0 && j * kTile >= b.count) break;
+  for (uint32_t& word : held.words) asm volatile("" : "+r"(word));
+  value = held.value;
+}
+
+// a b^T, of a tile of a and all of b. Where the number of chunks is known, everything is asked for at once,
+// before the product.
+template <typename T, int kTiles, int kChunks>
+struct RowProducts {
+  static constexpr bool kAhead = kChunks != kAnyChunks;
+  const Rows<const T> a, b;
+  const int tile;
+  Strip<T> left[kAhead ? kChunks : 1][2], right[kAhead ? kChunks : 1][2];
+
+  __device__ RowProducts(const Rows<const T>& a, int tile, const Rows<const T>& b) : a(a), b(b), tile(tile) {
+    if constexpr (kAhead) {
+      static_assert(kTiles == 1);
 #pragma unroll
-      for (int n = 2 * j; n < 2 * j + 2; ++n) {
-        const Strip<T> right = load_strip(b, n * 8 + lane_group(), chunk);
+      for (int chunk = 0; chunk < kChunks; ++chunk) {
 #pragma unroll
-        for (int i = 0; i < 2; ++i) accumulate<T>(sums[n], {upper.terms[i], lower.terms[i]}, right.terms[i]);
+        for (int half = 0; half < 2; ++half) {
+          left[chunk][half] = load_strip(a, lane_group() + 8 * half, chunk);
+          right[chunk][half] = load_strip(b, lane_group() + 8 * half, chunk);
+        }
+      }
+#pragma unroll
+      for (int chunk = 0; chunk < kChunks; ++chunk) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          keep(left[chunk][half]);
+          keep(right[chunk][half]);
+        }
       }
     }
   }
+
+  __device__ void add_to(Scores<kTiles>& sums) const {
+    const int chunks = chunks_of<kChunks>(b.width);
+#pragma unroll(kAhead ? kChunks : 1)
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      Strip<T> rows[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        if constexpr (kAhead) {
+          rows[half] = left[chunk][half];
+        } else {
+          rows[half] = load_strip(a, tile * kTile + lane_group() + 8 * half, chunk);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kTiles; ++j) {
+        if (j > 0 && j * kTile >= b.count) break;
+#pragma unroll
+        for (int n = 2 * j; n < 2 * j + 2; ++n) {
+          Strip<T> column;
+          if constexpr (kAhead) {
+            column = right[chunk][n];
+          } else {
+            column = load_strip(b, n * 8 + lane_group(), chunk);
+          }
+#pragma unroll
+          for (int i = 0; i < 2; ++i)
+            accumulate<T>(sums[n], {rows[0].terms[i], rows[1].terms[i]}, column.terms[i]);
+        }
+      }
+    }
+  }
+};
+
+// 16 bytes in one access, which the compiler makes of a plain one only where it wants to.
+template <typename T>
+__device__ void store_whole(T* address, const Pack<T, kPackWidth<T>>& pack) {
+  union {
+    Pack<T, kPackWidth<T>> pack;
+    uint4 bits;
+  } word;
+  word.pack = pack;
+  __stwb(reinterpret_cast<uint4*>(address), word.bits);
 }
 
 // A tile of out = factor sum_j left(j) block(j, chunk), with a factor for each of this lane's two rows. For
@@ -248,12 +314,12 @@ __device__ void combine_rows(const Rows<T>& out, int tile, const float (&factor)
       const int row = tile * kTile + lane_group() + 8 * half;
 #pragma unroll
       for (int first = 0; first < 8; first += kPackWidth<T>) {
-        float values[kPackWidth<T>];
+        Pack<T, kPackWidth<T>> pack;
 #pragma unroll
         for (int i = 0; i < kPackWidth<T>; ++i)
-          values[i] = sums[i % 4][2 * half + (first + i) / 4] * factor[half];
+          pack.value[i] = from_float<T>(sums[i % 4][2 * half + (first + i) / 4] * factor[half]);
         const int column = chunk * kChunk + 8 * lane_in_group() + first;
-        if (row < out.count && column < out.width) store_pack(out.first + row * out.stride + column, values);
+        if (row < out.count && column < out.width) store_whole(out.first + row * out.stride + column, pack);
       }
     }
   }
@@ -311,7 +377,7 @@ __device__ void exponentials(Scores<kTiles>& s, const LaneScores<kTiles>& additi
   }
   combine_columns(total, [](float x, float y) { return x + y; });
 #pragma unroll
-  for (int half = 0; half < 2; ++half) inverse[half] = 1.0f / total[half];
+  for (int half = 0; half < 2; ++half) inverse[half] = __fdividef(1.0f, total[half]);
 }
 
 // Which part of the work a warp has.
@@ -416,8 +482,13 @@ __global__ void __launch_bounds__(kThreads<kTiles>, kResidentBlocks<T, kTiles, k
 #pragma unroll
       for (int chunk = 0; chunk < kChunks; ++chunk) ahead[chunk] = load_block(v, 0, chunk);
     }
+    const RowProducts<T, kTiles, kChunks> q_k(qkv.rows(sequence, 0), part.tile, qkv.rows(sequence, 1));
+    if constexpr (kAhead) {
+#pragma unroll
+      for (int chunk = 0; chunk < kChunks; ++chunk) keep(ahead[chunk]);
+    }
     Scores<kTiles> p = {};
-    multiply_rows<kTiles, kChunks>(p, qkv.rows(sequence, 0), part.tile, qkv.rows(sequence, 1));
+    q_k.add_to(p);
     float inverse[2];
     exponentials<kTiles>(p, additive, scale, inverse);
     combine_rows<kTiles, kChunks, false>(
@@ -493,9 +564,10 @@ __global__ void __launch_bounds__(kThreads<kTiles>, kResidentBlocks<T, kTiles, k
     const uint32_t sequence = static_cast<uint32_t>(part.group) * sequences + turn;
     const Rows<const T> q = qkv.rows(sequence, 0), k = qkv.rows(sequence, 1), v = qkv.rows(sequence, 2);
     const Rows<const T> dout = grad.rows(sequence);
+    const RowProducts<T, kTiles, kChunks> q_k(q, part.tile, k), dout_v(dout, part.tile, v);
     Scores<kTiles> p = {}, ds = {};
-    multiply_rows<kTiles, kChunks>(p, q, part.tile, k);
-    multiply_rows<kTiles, kChunks>(ds, dout, part.tile, v);
+    q_k.add_to(p);
+    dout_v.add_to(ds);
     float inverse[2], delta[2];
     exponentials<kTiles>(p, additive, in_log2, inverse);
 #pragma unroll

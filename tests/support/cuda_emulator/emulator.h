@@ -228,6 +228,14 @@ template <typename T>
 T __ldcs(const T* address) {
   return *address;
 }
+template <typename T>
+T __ldg(const T* address) {
+  return *address;
+}
+template <typename T>
+void __stwb(T* address, const T& value) {
+  *address = value;
+}
 
 inline cudaError_t emulated_memset(void* address, int value, size_t bytes) {
   std::memset(address, value, bytes);
