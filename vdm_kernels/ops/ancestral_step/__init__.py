@@ -95,6 +95,7 @@ def ancestral_step(
         prediction: what the network predicts, z's shape, z's dtype or a narrower one.
         logsnr_t: (B,) float32, a constant.
         logsnr_s: (B,) float32, a constant, over logsnr_t (that is not checked: it would wait for a GPU).
+            Infinity, without noise, gives x_hat.
         seed: (B,) int64, one per sample.
         draw: the number of the noise in the sample's stream, an int or an int64 tensor of one element.
         parameterization: "eps", "x" or "v": what prediction and uncond are.

@@ -11,7 +11,10 @@ from vdm_kernels.testing import Sample
 def samples(dtype: torch.dtype, device: torch.device | str) -> list[Sample]:
     """One call for each thing that can go wrong."""
     found = step_samples(dtype, device, "gamma")
-    return [*found, Sample("last_step", {**found[2].arguments, "add_noise": False})]
+    last = {**found[2].arguments, "add_noise": False}
+    # x_hat itself, the limit of the mean: what a multistep sampler keeps.
+    to_x_hat = {**last, "logsnr_s": torch.full_like(last["logsnr_s"], torch.inf), "threshold": 1.0}
+    return [*found, Sample("last_step", last), Sample("to_x_hat", to_x_hat)]
 
 
 def bad_samples(device: torch.device | str) -> list[Sample]:
