@@ -50,6 +50,10 @@ def test_command_lines_run_in_order(tmp_path: Path) -> None:
         "samples/samples.png",
         "tiny-samples/samples.mp4",
         "tiny.safetensors",
+        "longer.mp4",
+        "smooth.gif",
+        "sharp.mp4",
+        "filled.gif",
     ):
         assert (tmp_path / name).stat().st_size > 1000, name
     assert len(list((tmp_path / "samples").glob("*-class-*.gif"))) == 3
