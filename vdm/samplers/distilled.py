@@ -31,8 +31,9 @@ def distilled(
 
     t, s and u are neighbouring times of the grid, u < s < t. Meng et al. 2022 (arXiv 2210.03142), section 3.3,
     as used in Imagen Video (2210.02303). The last step has no room to come back and is one of DDIM, which at
-    t = 0 returns x̂ itself. z_s has the scale of z at s whatever the model, and more fresh noise than any
-    ancestral step of γ = 0. One call of the denoiser a step.
+    t = 0 returns x̂ itself. z_s has the scale of z at s whatever the model. Where t, s and u are equally far
+    apart in λ, the step is that of `ancestral` at γ = 0; the share of fresh noise in z_s is larger where u is
+    further from s than s from t. One call of the denoiser a step.
 
     Args:
         denoiser, shape, schedule, seeds, num_steps, times: as in `ancestral`.

@@ -184,6 +184,25 @@ def test_no_constant_weight_is_right(observed: Observed) -> None:
     assert correlations[0] < correlations[1] < RHO < correlations[2]
 
 
+def test_a_weight_for_many_values_goes_by_what_they_have_in_common() -> None:
+    """1 + e^{-λ}/s with s of one pixel overshoots where pixels correlate; s of their common mode does not."""
+    observed = Observed((3, 4, 4), (0,))
+    videos = ar1_videos(3, correlation=RHO, pixels=image_correlation(4, 0.98))
+    common = float(torch.linalg.eigvalsh(observed.operator @ videos.covariance @ observed.operator.T).max())
+    assert common > 14 * 0.25  # of 16 pixels
+    num_steps, errors = 32, {}
+    for variance, most in ((0.25, 50.0), (common, math.inf)):
+        how = ConditionalSampler(
+            videos,
+            partial(ddim, schedule=SCHEDULE, num_steps=num_steps),
+            weight=lambda logsnr, s=variance, most=most: (1 + torch.exp(-logsnr) / s).clamp(max=most),
+        )
+        law = completed_law(how, observed, SCHEDULE(times(num_steps))[:-1], [0])
+        assert law.residual < 1e-6
+        errors[variance] = gaussian_videos.mean_error(law, videos, observed)
+    assert errors[common] < 0.2 < 0.4 < errors[0.25], errors
+
+
 def test_in_space_the_weight_is_counted_in_squares_of_the_factor() -> None:
     """D averages pixels: 1 / (D Dᵀ) takes the part of 1, and at twice that, steps overshoot and diverge."""
     largest = float(torch.linalg.eigvalsh(UPSCALE.operator @ UPSCALE.operator.T).max())
