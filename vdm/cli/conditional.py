@@ -231,16 +231,16 @@ class Job:
                 for frames in draw(how, parts) if len(parts) < len(blocks) else ():
                     parts.append(frames[0])
                     progress.finish_block()
+                if sheet is not None:
+                    self._write_sheet(sheet, parts, before)
+                parts.finish(self.source.read(start, stop) for start, stop in portions(before))
             except KeyboardInterrupt:
                 kept = f"{len(parts)} of {len(blocks)} blocks are kept in {parts.folder}"
                 console.print(
                     f"interrupted: {kept}; the same command goes on", soft_wrap=True, highlight=False
                 )
                 raise typer.Exit(130) from None
-        if sheet is not None:
-            self._write_sheet(sheet, parts, before)
-        portions = range(0, before, _PORTION)
-        typer.echo(parts.finish(self.source.read(i, min(i + _PORTION, before)) for i in portions))
+        typer.echo(options.out)
         if sheet is not None:
             typer.echo(sheet)
 
@@ -328,8 +328,12 @@ def _open_video(
 
 
 def _is_grey(source: VideoFile) -> bool:
-    starts = range(0, source.num_frames, _PORTION)
-    return all(source.is_grey(start, min(start + _PORTION, source.num_frames)) for start in starts)
+    return all(source.is_grey(start, stop) for start, stop in portions(source.num_frames))
+
+
+def portions(num_frames: int) -> list[tuple[int, int]]:
+    """(start, stop) of parts of a video that are in memory one at a time."""
+    return [(start, min(start + _PORTION, num_frames)) for start in range(0, num_frames, _PORTION)]
 
 
 def completed_frames(job: Job, parts: VideoParts, blocks: Sequence[Block]) -> Tensor | None:

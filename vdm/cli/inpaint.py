@@ -11,7 +11,7 @@ import torch
 import typer
 from torch import Tensor
 
-from vdm.cli.conditional import Job, Options, completed_frames, conditional_command, file_hash
+from vdm.cli.conditional import Job, Options, completed_frames, conditional_command, file_hash, portions
 from vdm.data import VideoFile, VideoParts
 from vdm.generation import ConditionalSampler, Known, complete_blocks, plan_blocks
 from vdm.training import ConfigError
@@ -49,10 +49,14 @@ def inpaint_command(
     job = Job.prepare("vdm inpaint", options)
     given = job.source.num_frames
     is_known = _known_box(box, job) if mask is None else _known_mask(mask, job)
-    frames_known = [bool(is_known(i, i + 1).all()) for i in range(given)]
+    frames_known, some_known = [], False
+    for start, stop in portions(given):
+        pixels = is_known(start, stop)[0, 0].flatten(1)
+        frames_known += pixels.all(1).tolist()
+        some_known = some_known or bool(pixels.any())
     if all(frames_known):
         raise ConfigError(f"vdm inpaint: the mask must be white somewhere, got none of it in {mask}")
-    if not any(bool(is_known(i, i + 1).any()) for i in range(given)):
+    if not some_known:
         raise ConfigError("vdm inpaint: the mask must leave something of the video, got all of it")
     block = job.block_frames(given)
     context = block // 4 if context is None else context
