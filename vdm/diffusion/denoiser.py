@@ -47,7 +47,11 @@ def input_gradients(*, checkpoint: bool = False) -> Iterator[None]:
 
     Args:
         checkpoint: switch on gradient checkpointing in the modules that have it (`gradient_checkpointing`).
+
+    Raises:
+        ValueError: checkpoint is no bool.
     """
+    check_bool("input_gradients", "checkpoint", checkpoint)
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
         token = _ON_CALL.set(lambda model: stack.enter_context(_constant_parameters(model, checkpoint)))
         try:

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -93,6 +94,7 @@ CASES = [
         z=X,
         logsnr=LOGSNR,
     ),
+    case(diffusion.input_gradients, checkpoint=True),
     case(
         diffusion.predict,
         where="test",
@@ -106,10 +108,16 @@ CASES = [
 
 @pytest.mark.parametrize(("function", "arguments"), CASES)
 def test_junk_in_one_argument(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    function(**arguments)
+    def call(**changed: Any) -> None:
+        result = function(**changed)
+        if isinstance(result, AbstractContextManager):
+            with result:
+                pass
+
+    call(**arguments)
     for name, junk in itertools.product(arguments, JUNK):
         if name != "where":
-            assert_fails_well(function, {**arguments, name: junk}, name)
+            assert_fails_well(call, {**arguments, name: junk}, name)
 
 
 @pytest.mark.parametrize(("function", "arguments"), CASES)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vdm.diffusion import ModelDenoiser, Prediction, model_denoiser, predict
+from vdm.diffusion import ModelDenoiser, Prediction, input_gradients, model_denoiser, predict
 
 Z = torch.randn(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
 LOGSNR = torch.tensor([-1.0, 1.0])
@@ -90,3 +90,38 @@ def test_predict_checks_what_a_denoiser_returns() -> None:
         predict("here", lambda z, logsnr: Prediction(z[:1], "eps"), Z, LOGSNR)
     with pytest.raises(ValueError, match="variance_preserving=False, got True"):
         predict("here", lambda z, logsnr: fine, Z, LOGSNR, variance_preserving=False)
+
+
+class Scale(nn.Module):
+    """z times a parameter, with a switch as the blocks of a U-Net have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.frozen = nn.Parameter(torch.tensor(3.0), requires_grad=False)
+        self.gradient_checkpointing = False
+
+    def forward(self, z: Tensor, logsnr: Tensor, conditioning: object) -> Tensor:
+        return z * self.scale * self.frozen
+
+
+def test_input_gradients_reach_z_alone() -> None:
+    model = Scale()
+    denoiser = model_denoiser(model, parameterization="x")
+    for checkpoint in (False, True):
+        with torch.no_grad():
+            with input_gradients(checkpoint=checkpoint):
+                z = Z.clone().requires_grad_()
+                value = denoiser(z, LOGSNR).value
+                assert not model.scale.requires_grad
+                assert model.gradient_checkpointing is checkpoint
+                with input_gradients():
+                    denoiser(z, LOGSNR)
+                assert not model.scale.requires_grad, "the outer one still holds"
+                (gradient,) = torch.autograd.grad(value.sum(), z)
+            assert not torch.is_grad_enabled()
+        assert torch.equal(gradient, torch.full_like(Z, 6.0))
+        assert model.scale.requires_grad
+        assert not model.frozen.requires_grad
+        assert not model.gradient_checkpointing
+    assert denoiser(Z, LOGSNR).value.requires_grad, "outside, everything is as ever"
