@@ -155,3 +155,23 @@ def test_the_layout_of_the_weight_changes_nothing(isa: str) -> None:
         assert torch.equal(other, y)
         assert torch.equal(other_gradients["weight"], gradients["weight"])
         assert other_gradients["weight"].stride() == layout.stride()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_weights_larger_than_the_cache(isa: str, transposed: bool) -> None:
+    # 38 MB, transformed. Contiguous, and with its taps apart.
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(512, 520, 3, 3, generator=generator) / 68
+    x = torch.randn(1, 2, 4, 4, 520, generator=generator).permute(0, 4, 1, 2, 3)
+    y = torch.nn.functional.conv2d(x[:, :, 0].double(), weight.double(), padding=1)
+    dy = torch.randn(y.shape, generator=generator)
+    dx = torch.nn.grad.conv2d_input((1, 520, 4, 4), weight.double(), dy.double(), padding=1)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaf = x[:, :, :1].detach().requires_grad_()
+        with vdm_kernels.use_backend("native"):
+            out = vdm_kernels.group_norm_silu_conv(leaf, weight.contiguous(memory_format=layout))
+        if transposed:
+            (out,) = torch.autograd.grad(out, leaf, dy.unsqueeze(2))
+        expected = dx if transposed else y
+        error = (out[:, :, 0].double() - expected).abs().max() / expected.abs().max()
+        assert error < TOLERANCE[torch.float32]
