@@ -187,10 +187,12 @@ class Trainer:
             losses.append(loss.detach())
             levels.append(logsnr)
         loss, logsnr = torch.cat(losses), torch.cat(levels)
-        limit = math.inf if training.clip_norm is None else training.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
         values = {"loss": loss.mean().item(), "grad_norm": norm.item()}
         self._require_finite(values)
+        if training.clip_norm is not None and values["grad_norm"] > training.clip_norm:
+            nn.utils.clip_grads_with_norm_(self.model.parameters(), training.clip_norm, norm, foreach=True)
         values["lr"] = learning_rate(training, step)
         for group in self.optimizer.param_groups:
             group["lr"] = values["lr"]
