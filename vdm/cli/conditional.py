@@ -59,7 +59,10 @@ class Options:
     weight: Annotated[
         float | None,
         typer.Option(
-            "--weight", min=0.0, help="w_r of reconstruction guidance.", show_default=f"{DEFAULT_WEIGHT:g}"
+            "--weight",
+            min=0.0,
+            help="w_r of reconstruction guidance.",
+            show_default=f"{DEFAULT_WEIGHT:g}; upscale: the pixels drawn for a given one",
         ),
     ] = None
     sampler: Annotated[SamplerName | None, typer.Option("--sampler", help="The sampler.")] = None
@@ -198,6 +201,7 @@ class Job:
         *,
         fps: float,
         starts_with_source: bool = False,
+        default_weight: float = DEFAULT_WEIGHT,
         **arguments: Any,
     ) -> None:
         """Draw the blocks that are not on the disk yet, then write the file.
@@ -207,12 +211,17 @@ class Job:
             blocks: all of them.
             fps: frames per second of the result.
             starts_with_source: the result is the video followed by the blocks.
+            default_weight: w_r of reconstruction guidance where --weight is not given.
             arguments: what the blocks depend on besides the common options, as JSON values.
         """
         options, config = self.options, self.config
         before = self.source.num_frames if starts_with_source else 0
         sheet = check_target(self.where, options.out.with_suffix(".png")) if options.sheet else None
-        parts = VideoParts(options.out, self._arguments() | arguments, fps=fps, scale=options.scale)
+        weight = options.weight
+        if weight is None and options.method == "reconstruction":
+            weight = default_weight
+        arguments = {**self._arguments(), "weight": weight, **arguments}
+        parts = VideoParts(options.out, arguments, fps=fps, scale=options.scale)
         labels = None if config.sampling.labels is None else config.sampling.labels[:1]
         console = Console(stderr=True)
         if len(parts):
@@ -222,7 +231,7 @@ class Job:
                 build_denoiser(self.model, config, count=1, fps=fps, labels=labels),
                 build_sampler(config),
                 method=options.method,
-                weight=self._weight(),
+                weight=weight,
                 threshold=build_threshold(config.sampling),
                 variance_preserving=build_schedule(config.diffusion).variance_preserving,
                 callback=progress,
@@ -244,12 +253,6 @@ class Job:
         if sheet is not None:
             typer.echo(sheet)
 
-    def _weight(self) -> float | None:
-        given = self.options.weight
-        if self.options.method == "replacement":
-            return None
-        return DEFAULT_WEIGHT if given is None else given
-
     def _arguments(self) -> dict[str, Any]:
         """What every block depends on: this command, its inputs by content, and the configuration."""
         sections = config_to_dict(self.config)
@@ -258,7 +261,6 @@ class Job:
             "video": file_hash(self.options.video),
             "model": _weights_hash(self.model),
             "method": self.options.method,
-            "weight": self._weight(),
             "resize": self.options.resize,
             "device": self.device.type,
             **{

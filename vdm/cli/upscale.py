@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Annotated
 
 import typer
@@ -58,4 +59,12 @@ def upscale_command(
             completed=completed_frames(job, parts, blocks),
         )
 
-    job.run(draw, blocks, fps=job.source.fps, size=list(job.source.size), context=context)
+    # Without noise the exact weight is (D D^T)^-1 of the downsampling D, about the pixels that it averages.
+    job.run(
+        draw,
+        blocks,
+        fps=job.source.fps,
+        default_weight=prod(job.config.data.shape) / prod(job.source.size),
+        size=list(job.source.size),
+        context=context,
+    )
