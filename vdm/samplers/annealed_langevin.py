@@ -62,9 +62,10 @@ def annealed_langevin(
         if schedule.variance_preserving:
             raise ValueError(f"{where}: schedule must be variance exploding, got {type(schedule).__name__}")
         variance = math.exp(-grid.logsnr[-1])
-        if 2.0 * eta0 > variance:
+        delta = 2.0 * eta0 / variance
+        if delta > 1.0 + 1e-5:  # λ is rounded to float32: eta0 = σ_min² / 2 is within
             raise ValueError(f"{where}: eta0 must be at most σ_min²/2 = {0.5 * variance:g}, got {eta0}")
-        update = langevin_update(2.0 * eta0 / variance)
+        update = langevin_update(min(delta, 1.0))
         moves = [Move(t, update, (at,)) for t, at in zip(grid.t, grid.logsnr) for _ in range(steps_per_level)]
         return [*moves, Move(grid.t[-1], denoise, grid.logsnr[-1:])]
 

@@ -162,7 +162,9 @@ def sample_loop(
         raise ValueError(f"{where}: dtype must be float32, bfloat16, float16 or float64, got {dtype}")
     check_bool(where, "cuda_graph", cuda_graph)
     size = _checked_shape(where, shape)
-    grid = _grid(where, schedule, time_grid(where, num_steps, times))
+    grid = _grid(
+        where, schedule, time_grid(where, num_steps, times), "times" if times is not None else "num_steps"
+    )
     seed = sample_seeds(where, seeds, size[0], checked_device(where, device))
     if cuda_graph:
         check_cuda_graph(where, seed.device)
@@ -252,12 +254,15 @@ def sample_seeds(where: str, seeds: Seeds, batch_size: int, device: torch.device
     return (tensor if device is None else tensor.to(device)).contiguous()
 
 
-def _grid(where: str, schedule: Schedule, times: Tensor) -> Grid:
-    """The grid of a schedule, whose λ is finite and falls with t; no more steps than a discrete one has."""
+def _grid(where: str, schedule: Schedule, times: Tensor, name: str) -> Grid:
+    """The grid of a schedule, whose λ is finite and falls with t; no more steps than a discrete one has.
+
+    `name` is the argument that gave the times.
+    """
     steps = len(times) - 1
     if isinstance(schedule, DiscreteLinearBetaSchedule) and steps > schedule.num_timesteps:
         raise ValueError(
-            f"{where}: num_steps must be at most the schedule's num_timesteps={schedule.num_timesteps}, got {steps}"
+            f"{where}: {name} must be at most the schedule's num_timesteps={schedule.num_timesteps} steps, got {steps}"
         )
     logsnr = schedule(times).float()
     if not bool(logsnr.isfinite().all()):

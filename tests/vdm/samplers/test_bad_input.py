@@ -133,6 +133,13 @@ def test_settings_out_of_range(sampler: Callable[..., Any], change: dict[str, An
         sampler(**{**common, "denoiser": never, "callback": never, **change})
 
 
+def test_the_largest_eta0_is_half_the_smallest_variance() -> None:
+    for sigma_min in (0.01, 0.013, 0.1):
+        schedule = GeometricVESchedule(sigma_min, 50.0)
+        x = annealed_langevin(**{**EXPLODING, "schedule": schedule, "eta0": 0.5 * sigma_min**2})
+        assert x.isfinite().all()
+
+
 @pytest.mark.parametrize(("sampler", "arguments"), CASES)
 def test_steps_seeds_and_devices_are_checked_before_the_first_step(
     sampler: Callable[..., Any], arguments: dict[str, Any]
@@ -145,8 +152,10 @@ def test_steps_seeds_and_devices_are_checked_before_the_first_step(
     ]
     if arguments["schedule"].variance_preserving:
         table = DiscreteLinearBetaSchedule(num_timesteps=10)
-        more = "num_steps must be at most the schedule's num_timesteps=10, got 11"
+        more = "num_steps must be at most the schedule's num_timesteps=10 steps, got 11"
         changes.append(({"schedule": table, "num_steps": 11}, more))
+        grid = {"num_steps": None, "times": torch.linspace(1, 0, 12)}
+        changes.append(({"schedule": table, **grid}, more.replace("num_steps", "times", 1)))
         sampler(**{**arguments, "schedule": table, "num_steps": 10})
     for change, message in changes:
         with pytest.raises(ValueError, match=f"^{sampler.__name__}: {message}"):
