@@ -3,8 +3,8 @@
 Every video begins with 16 frames of the data and goes on in blocks. A digit's position is the centre of its ink; its
 jolt at a frame is |c_{f+1} - 2 c_f + c_{f-1}| in pixels, 0 in steady motion and large where it bounces or where a
 block does not go on with the motion of the one before. Its change at a frame is the RMS difference to the frame
-before, moved to where it fits best (whole pixels), and is large where one digit turns into another. Borders of blocks
-are compared with the inside of blocks, and both with the data.
+before, moved to where it fits best (whole pixels), and is large where one digit turns into another. The first two
+frames of blocks are compared with the rest of them, and both with the data.
 
 Usage: python examples/extend_moving_digits.py FOLDER [--videos 6] [--steps 24] [--context 4] [--weights 2,10]
 
@@ -87,9 +87,9 @@ def changes(videos: Tensor) -> Tensor:
 def row(name: str, videos: Tensor, borders: Sequence[int]) -> str:
     """A line of the table; a border is the number of a block's first frame."""
     jolt, change = jolts(videos), changes(videos)
-    # Frame f - 1 and frame f of a border f are the middles of the two triples that cross it.
-    crossing = sorted({frame - 2 + side for frame in borders for side in (0, 1)})
-    entering = [frame - 1 for frame in borders]
+    # What breaks, breaks as a block begins or, where its first frame was held to the context, right after.
+    crossing = sorted({frame - 2 + later for frame in borders for later in (0, 1, 2)})
+    entering = sorted({frame - 1 + later for frame in borders for later in (0, 1)})
     drawn = range(GIVEN, TOTAL)
     jolt_inside = [frame - 1 for frame in drawn if 1 <= frame < TOTAL - 1 and frame - 1 not in crossing]
     change_inside = [frame - 1 for frame in drawn if frame - 1 not in entering]
