@@ -268,16 +268,23 @@ WinogradKernel winograd_kernel(const WinogradKernelArgs& args) {
   return std::apply([](auto... arg) { return WinogradKernel{arg...}; }, args);
 }
 
-WinogradWeightsParams winograd_weights(const WinogradKernelArgs& kernel, Address weight, int dtype,
-                                       const std::array<int64_t, 4>& strides, Address transformed) {
-  return {winograd_kernel(kernel), pointer(weight), DType(dtype), strides, pointer<float>(transformed)};
+// kernel, weight, its dtype and strides
+using WinogradWeightArgs = std::tuple<WinogradKernelArgs, Address, int, std::array<int64_t, 4>>;
+
+WinogradWeight winograd_weight(const WinogradWeightArgs& args) {
+  const auto& [kernel, data, dtype, strides] = args;
+  return {winograd_kernel(kernel), pointer(data), DType(dtype), strides};
 }
 
-WinogradConvParams winograd_conv(const WinogradKernelArgs& kernel, const ConvInputArgs& input,
-                                 const GroupNormArgs& norm, const ConvOutputArgs& output, Address weights,
+WinogradWeightsParams winograd_weights(const WinogradWeightArgs& weight, Address transformed) {
+  return {winograd_weight(weight), pointer<float>(transformed)};
+}
+
+WinogradConvParams winograd_conv(const WinogradWeightArgs& weight, const ConvInputArgs& input,
+                                 const GroupNormArgs& norm, const ConvOutputArgs& output, Address transformed,
                                  Address statistics) {
-  return {winograd_kernel(kernel), conv_input(input),       conv_norm(norm),
-          conv_output(output),     pointer<float>(weights), pointer<Statistic>(statistics)};
+  return {winograd_weight(weight), conv_input(input),           conv_norm(norm),
+          conv_output(output),     pointer<float>(transformed), pointer<Statistic>(statistics)};
 }
 
 WinogradWeightGradientParams winograd_weight_gradient(const WinogradKernelArgs& kernel,
@@ -349,6 +356,8 @@ PYBIND11_MODULE(_C, m) {
   define(m, "winograd_weight_gradient_cpu", winograd_weight_gradient_cpu, winograd_weight_gradient);
   m.def("winograd_weights_size",
         [](const WinogradKernelArgs& kernel) { return winograd_weights_size(winograd_kernel(kernel)); });
+  m.def("winograd_makes_weights",
+        [](const WinogradKernelArgs& kernel) { return winograd_makes_weights(winograd_kernel(kernel)); });
   define(m, "group_norm_silu_cpu", group_norm_silu_cpu, group_norm_silu);
   define(m, "group_norm_silu_bwd_cpu", group_norm_silu_bwd_cpu, group_norm_silu_bwd);
 

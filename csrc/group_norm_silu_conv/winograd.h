@@ -24,26 +24,38 @@ struct WinogradKernel {
   int64_t writes() const { return transposed ? in_channels : out_channels; }
 };
 
-// Transformed weights are float32 (panel of 32 written channels, point, read channel, 32); the last panel may
-// be 16 wide.
-int64_t winograd_weights_size(const WinogradKernel& kernel);
-
-struct WinogradWeightsParams {
+struct WinogradWeight {
   WinogradKernel kernel;
-  const void* weight;  // (out_channels, in_channels, 3, 3)
+  const void* data;  // (out_channels, in_channels, 3, 3)
   DType dtype;
   std::array<int64_t, 4> strides;
+};
+
+// Floats between the matrices of a panel of transformed weights: without them those of a power of two of
+// channels would share a few sets of the caches.
+constexpr int64_t kMatrixGap = 16;
+
+// How many floats the transformed weights are that winograd_conv_cpu reads: (panel of 32 written channels,
+// point, read channel, 32); the last panel may be 16 wide.
+int64_t winograd_weights_size(const WinogradKernel& kernel);
+
+// Whether winograd_conv_cpu makes them itself, panel by panel, where they are not given. So it is with those
+// that are too many to be read from a cache.
+bool winograd_makes_weights(const WinogradKernel& kernel);
+
+struct WinogradWeightsParams {
+  WinogradWeight weight;
   float* transformed;
 };
 void winograd_weights_cpu(const WinogradWeightsParams& params);
 
 struct WinogradConvParams {
-  WinogradKernel kernel;
+  WinogradWeight weight;
   ConvInput input;  // without an activation: that is made from the norm
   GroupNorm norm;   // 0 groups: none
   ConvOutput output;
-  const float* weights;
-  Statistic* statistics;  // (images, channels, 2) of the output: mean, biased variance; or null
+  const float* transformed;  // or null, see winograd_makes_weights
+  Statistic* statistics;     // (images, channels, 2) of the output: mean, biased variance; or null
 };
 void winograd_conv_cpu(const WinogradConvParams& params);
 

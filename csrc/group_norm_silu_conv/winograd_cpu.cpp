@@ -14,8 +14,8 @@ constexpr int64_t kPanel = 32, kVector = 16, kLine = 16;  // output channels, ch
 
 // v of a block: with a panel of weights and of products, it fills an L2 cache of 1 MB.
 constexpr int64_t kBlockFloats = 96 << 10, kMaxBlock = 64;
-// Weights beyond this are read from memory rather than from the L3 cache, and so only once per group of
-// tiles, whose v takes this much; it is transformed in parts of so many tiles.
+// Transformed weights beyond this would be read from memory rather than from the L3 cache. A thread makes
+// each panel anew for a group of tiles, whose v takes this much; it is transformed in parts of so many tiles.
 constexpr int64_t kStagedWeights = 4 << 20, kGroupFloats = 4 << 20, kStagedPart = 16;
 // v and d of a group of tiles, and dU, where each has its share of the L3 cache.
 constexpr int64_t kGradientFloats = 3 << 20, kRoundFloats = 2 << 20;
@@ -25,6 +25,13 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Output channels as panels see them: the last panel may be half as wide.
 int64_t panel_channels(int64_t out_channels) { return round_up(out_channels, kPanel / 2); }
+// Floats of a panel of transformed weights.
+int64_t panel_weights(const WinogradKernel& kernel) {
+  return (kernel.tile + 2) * (kernel.tile + 2) * (kernel.reads() * kPanel + kMatrixGap);
+}
+int64_t panel_columns(int64_t out_channels, int64_t panel) {
+  return std::min(kPanel, panel_channels(out_channels) - panel * kPanel);
+}
 
 WinogradTiles tiles_of(const ConvInput& input, int size, bool upsample, bool staged = false) {
   WinogradTiles tiles{};
@@ -99,12 +106,13 @@ class Pipeline {
     if (count_ > 0) VDM_SIMD(winograd_output)(conv_, tiles_, products_[(count_ - 1) % 2]);
   }
 
-  void multiply(int64_t block, int64_t panel, const float* v) {
+  // weights: of the panel.
+  void multiply(int64_t block, int64_t panel, const float* weights, const float* v) {
     const int64_t begin = block * tiles_.block, first = panel * kPanel;
-    const int64_t columns = std::min(kPanel, panel_channels(conv_.output.channels) - first);
+    const int64_t columns = panel_columns(conv_.output.channels, panel);
     WinogradProducts& products = products_[count_ % 2];
-    products = {begin, std::min(tiles_.count, begin + tiles_.block), first, static_cast<int>(columns),
-                m_ + count_ % 2 * tiles_.block * tiles_.m_row};
+    products = {begin,   std::min(tiles_.count, begin + tiles_.block), first, static_cast<int>(columns),
+                weights, m_ + count_ % 2 * tiles_.block * tiles_.m_row};
     VDM_SIMD(winograd_multiply)
     (conv_, tiles_, v, products, count_ == 0 ? nullptr : &products_[(count_ - 1) % 2]);
     ++count_;
@@ -121,9 +129,9 @@ class Pipeline {
 }  // namespace
 
 void winograd_conv_cpu(const WinogradConvParams& params) {
-  const WinogradKernel& kernel = params.kernel;
+  const WinogradKernel& kernel = params.weight.kernel;
   ConvOutput output = params.output;
-  const bool staged = winograd_weights_size(kernel) > kStagedWeights;
+  const bool staged = winograd_makes_weights(kernel);
   const WinogradTiles tiles =
       tiles_of(params.input, kernel.tile, kernel.upsample && !kernel.transposed, staged);
   if (tiles.count * output.channels == 0) return;
@@ -149,7 +157,8 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
   float* const group_v = shared + input_size + partials_size;
 
   const bool pool = kernel.upsample && kernel.transposed;
-  const WinogradMultiply conv = {input, output, params.weights, pool, partials};
+  const WinogradMultiply conv = {input, output, pool, partials};
+  const int64_t panel_size = panel_weights(kernel);
   const auto transform = VDM_SIMD(winograd_transform_input);
   if (!staged) {
     parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
@@ -160,7 +169,9 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
       for (int64_t block = begin; block < end; ++block) {
         const int64_t tile = block * tiles.block;
         transform(input, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);
-        for (int64_t panel = 0; panel < panels; ++panel) pipeline.multiply(block, panel, v);
+        for (int64_t panel = 0; panel < panels; ++panel) {
+          pipeline.multiply(block, panel, params.transformed + panel * panel_size, v);
+        }
       }
     });
   } else {
@@ -178,9 +189,20 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
         }
       });
       parallel_for(panels * count, 1, [&](int64_t begin, int64_t end) {
-        Pipeline pipeline(conv, tiles, scratch(ScratchSlot::kThread, 2 * m_size));
-        for (int64_t i = begin; i < end; ++i)
-          pipeline.multiply(first + i % count, i / count, group_v + i % count * v_size);
+        const bool makes = params.transformed == nullptr;
+        float* const m = scratch(ScratchSlot::kThread, 2 * m_size + (makes ? panel_size : 0));
+        float* const made = m + 2 * m_size;
+        Pipeline pipeline(conv, tiles, m);
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t panel = i / count;
+          if (makes && (i == begin || i % count == 0)) {
+            const auto columns = static_cast<int>(panel_columns(output.channels, panel));
+            VDM_SIMD(winograd_transform_weights)
+            (params.weight, panel * kPanel, columns, 0, input.channels, made, false);
+          }
+          const float* const weights = makes ? made : params.transformed + panel * panel_size;
+          pipeline.multiply(first + i % count, panel, weights, group_v + i % count * v_size);
+        }
       });
     }
   }
@@ -194,18 +216,24 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
 }
 
 int64_t winograd_weights_size(const WinogradKernel& kernel) {
-  return (kernel.tile + 2) * (kernel.tile + 2) * kernel.reads() * panel_channels(kernel.writes());
+  return ceil_div(kernel.writes(), kPanel) * panel_weights(kernel);
+}
+
+bool winograd_makes_weights(const WinogradKernel& kernel) {
+  return winograd_weights_size(kernel) > kStagedWeights;
 }
 
 void winograd_weights_cpu(const WinogradWeightsParams& params) {
-  const int64_t reads = params.kernel.reads(), writes = panel_channels(params.kernel.writes());
+  const WinogradKernel& kernel = params.weight.kernel;
+  const int64_t reads = kernel.reads(), panels = ceil_div(kernel.writes(), kPanel);
   const int64_t chunk = 8, chunks = ceil_div(reads, chunk);
+  const bool stream = exceeds_cache(winograd_weights_size(kernel) * size_of(DType::kFloat32));
   const auto transform = VDM_SIMD(winograd_transform_weights);
-  parallel_for(ceil_div(writes, kPanel) * chunks, 4, [&](int64_t begin, int64_t end) {
+  parallel_for(panels * chunks, 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i / chunks * kPanel, channel = i % chunks * chunk;
-      transform(params, first, static_cast<int>(std::min(kPanel, writes - first)), channel,
-                std::min(reads, channel + chunk));
+      const int64_t panel = i / chunks, first = panel * kPanel, channel = i % chunks * chunk;
+      transform(params.weight, first, static_cast<int>(panel_columns(kernel.writes(), panel)), channel,
+                std::min(reads, channel + chunk), params.transformed + panel * panel_weights(kernel), stream);
     }
   });
 }
@@ -237,7 +265,7 @@ void winograd_weight_gradient_cpu(const WinogradWeightGradientParams& params) {
   const auto multiply = VDM_SIMD(winograd_multiply_gradient);
   const auto transform_weights = VDM_SIMD(winograd_transform_weight_gradient);
   const auto columns_of = [&](int64_t panel) {
-    return static_cast<int>(std::min(kPanel, out_channels - panel * kPanel));
+    return static_cast<int>(panel_columns(params.dy.channels, panel));
   };
   for (int64_t first = 0; first < tiles.count; first += group) {
     const int64_t count = std::min(group, tiles.count - first);

@@ -352,12 +352,13 @@ __attribute__((noinline)) void multiply(const WinogradMultiply& conv, const Wino
                                         const GemmLines* lines, int lines_count) {
   const int64_t channels = conv.input.channels, parts = parts_of(channels);
   const int64_t count = products.end - products.begin;
-  const int columns = products.columns, matrices = tiles.points * tiles.points;
-  const float* const u = conv.weights + (products.first * matrices + int64_t{matrix} * columns) * channels;
+  const int columns = products.columns;
+  const int64_t size = channels * columns;
+  const float* const u = products.weights + matrix * (size + kMatrixGap);
   float* const m = products.m + matrix * kPanel;
   // The processor's own prefetcher follows those of few channels.
-  const int64_t size = channels * columns, bytes = size * static_cast<int64_t>(sizeof(float));
-  const char* const next = reinterpret_cast<const char*>(u + size);
+  const int64_t bytes = size * static_cast<int64_t>(sizeof(float));
+  const char* const next = reinterpret_cast<const char*>(u + size + kMatrixGap);
   GemmAhead ahead{lines, lines + lines_count, 0, next, next + (channels > kFollowedChannels ? bytes : 0)};
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t c = channels * part / parts, c_count = channels * (part + 1) / parts - c;

@@ -41,7 +41,6 @@ VDM_DECLARE_SIMD(winograd_transform_input, (const ConvInput& input, const Winogr
 struct WinogradMultiply {
   const ConvInput& input;
   const ConvOutput& output;
-  const float* weights;
   bool pool;        // the 2x2 blocks of the convolution's result are added up
   float* partials;  // moments of the output by block, or null: see winograd_partials
 };
@@ -51,7 +50,8 @@ struct WinogradMultiply {
 struct WinogradProducts {
   int64_t begin, end, first;
   int columns;
-  float* m;  // block * m_row floats
+  const float* weights;  // transformed, of these channels
+  float* m;              // block * m_row floats
 };
 
 // Makes the products; meanwhile, a few tiles after each matrix, those of the previous call become output,
@@ -63,9 +63,10 @@ VDM_DECLARE_SIMD(winograd_multiply, (const WinogradMultiply& conv, const Winogra
 VDM_DECLARE_SIMD(winograd_output,
                  (const WinogradMultiply& conv, const WinogradTiles& tiles, const WinogradProducts& products))
 
-// Read channels [begin, end) of one panel of transformed weights.
-VDM_DECLARE_SIMD(winograd_transform_weights, (const WinogradWeightsParams& params, int64_t first, int columns,
-                                              int64_t begin, int64_t end))
+// Read channels [begin, end) of one panel of transformed weights, panel[points^2][read channel][columns];
+// with `stream`, written around the caches.
+VDM_DECLARE_SIMD(winograd_transform_weights, (const WinogradWeight& weight, int64_t first, int columns,
+                                              int64_t begin, int64_t end, float* panel, bool stream))
 
 // Transforms dout of tiles [begin, end): d[points^2][tile - begin][out_channels, rounded up to 16]. dbias
 // gets the sums of dout over these tiles.

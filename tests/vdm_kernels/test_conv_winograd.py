@@ -15,6 +15,7 @@ from torch import Tensor
 
 import vdm_kernels
 from vdm_kernels.op import OPS
+from vdm_kernels.ops.group_norm_silu_conv import weights
 from vdm_kernels.testing import cpu_isa, cpu_isas
 
 CONV = OPS["group_norm_silu_conv"]
@@ -175,3 +176,13 @@ def test_weights_larger_than_the_cache(isa: str, transposed: bool) -> None:
         expected = dx if transposed else y
         error = (out[:, :, 0].double() - expected).abs().max() / expected.abs().max()
         assert error < TOLERANCE[torch.float32]
+
+
+def test_weights_made_by_the_kernel_are_those_that_are_kept(isa: str) -> None:
+    values = arguments("staged", torch.float32)
+    with vdm_kernels.use_backend("native"), torch.no_grad():
+        made, first_kept, kept = (vdm_kernels.group_norm_silu_conv(**values) for _ in range(3))
+    found = weights.kept(values["weight"], ("winograd", 4, False), 0, pytest.fail)
+    assert found is not None
+    assert torch.equal(made, first_kept)
+    assert torch.equal(made, kept)

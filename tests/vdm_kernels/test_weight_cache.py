@@ -28,19 +28,19 @@ class Prepare:
         self.weight = weight
         self.calls = 0
 
-    def __call__(self) -> Tensor:
+    def __call__(self, out: Tensor) -> None:
         self.calls += 1
-        return self.weight.detach().float().clone()
+        out.copy_(self.weight.detach().flatten())
 
 
-def prepared(weight: Tensor, form: str = "form") -> Tensor:
-    return weights.prepared(weight, form, Prepare(weight))
+def prepared(weight: Tensor, form: object = "form", prepare: Prepare | None = None) -> Tensor:
+    return weights.prepared(weight, form, weight.numel(), prepare or Prepare(weight)).view(weight.shape)
 
 
 def test_kept_from_the_second_call_on() -> None:
     weight = torch.randn(8, 4, 3, 3)
     prepare = Prepare(weight)
-    results = [weights.prepared(weight, "form", prepare) for _ in range(4)]
+    results = [weights.prepared(weight, "form", weight.numel(), prepare) for _ in range(4)]
     assert prepare.calls == 2
     assert results[0] is not results[1]
     assert results[1] is results[2] is results[3]
@@ -50,9 +50,8 @@ def test_each_form_is_kept_for_itself() -> None:
     weight = torch.randn(8, 4, 3, 3)
     first, second = Prepare(weight), Prepare(weight)
     for _ in range(3):
-        assert weights.prepared(weight, ("tile", 4), first) is not weights.prepared(
-            weight, ("tile", 2), second
-        )
+        prepared(weight, ("tile", 4), first)
+        prepared(weight, ("tile", 2), second)
     assert (first.calls, second.calls) == (2, 2)
 
 
@@ -61,14 +60,24 @@ def test_no_more_is_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None
     first, second = Prepare(torch.randn(8, 4, 3, 3)), Prepare(torch.randn(8, 4, 3, 3))
     monkeypatch.setattr(weights, "MOST_KEPT", weights._KEPT[0] + first.weight.nbytes)
     for _ in range(4):
-        weights.prepared(first.weight, "form", first)
-        weights.prepared(second.weight, "form", second)
+        prepared(first.weight, "form", first)
+        prepared(second.weight, "form", second)
     assert (first.calls, second.calls) == (2, 4)
     del first  # makes room
     gc.collect()
     for _ in range(3):
-        weights.prepared(second.weight, "form", second)
+        prepared(second.weight, "form", second)
     assert second.calls == 5
+
+
+def test_what_is_not_kept_need_not_be_prepared() -> None:
+    weight = torch.randn(8, 4, 3, 3)
+    prepare = Prepare(weight)
+    size = weight.numel()
+    assert weights.kept(weight, "form", size, prepare) is None
+    assert prepare.calls == 0
+    assert weights.kept(weight, "form", size, prepare) is weights.kept(weight, "form", size, prepare)
+    assert prepare.calls == 1
 
 
 def _optimizer_step(weight: nn.Parameter) -> None:
@@ -169,7 +178,7 @@ def test_nothing_is_kept_of_a_weight_that_always_changes() -> None:
     weight = nn.Parameter(torch.randn(8, 4, 3, 3))
     results = []
     for _ in range(4):
-        results.append(weakref.ref(prepared(weight)))
+        results.append(weakref.ref(weights.prepared(weight, "form", weight.numel(), Prepare(weight))))
         _no_grad(weight)
     gc.collect()
     assert [result() for result in results] == [None] * 4
@@ -177,7 +186,9 @@ def test_nothing_is_kept_of_a_weight_that_always_changes() -> None:
 
 def test_what_is_kept_dies_with_the_weight() -> None:
     weight = torch.randn(8, 4, 3, 3)
-    kept = [weakref.ref(prepared(weight)) for _ in range(3)][-1]
+    kept = [weakref.ref(weights.prepared(weight, "form", weight.numel(), Prepare(weight))) for _ in range(3)][
+        -1
+    ]
     assert kept() is not None
     del weight
     gc.collect()
@@ -202,18 +213,20 @@ def test_a_copied_weight_has_forms_of_its_own() -> None:
     twin = copy.deepcopy(weight)
     twin.data.mul_(2.0)
     assert torch.equal(prepared(twin), 2.0 * kept)
-    assert prepared(weight) is kept
+    assert prepared(weight).data_ptr() == kept.data_ptr()
 
 
 def test_new_views_of_a_parameter_find_what_is_kept() -> None:
     linear = nn.Linear(4, 8)
     kept = [prepared(linear.weight[:, :, None, None]) for _ in range(3)]
-    assert kept[1] is kept[2]
+    assert kept[1].data_ptr() == kept[2].data_ptr()
     assert torch.equal(prepared(linear.weight[2:6, :, None, None]), linear.weight[2:6, :, None, None])
-    assert prepared(linear.weight[:, :, None, None]) is kept[2]
+    assert prepared(linear.weight[:, :, None, None]).data_ptr() == kept[2].data_ptr()
     linear.weight.data.mul_(2.0)
-    assert torch.equal(prepared(linear.weight[:, :, None, None]), linear.weight[:, :, None, None])
-    gone = weakref.ref(kept.pop())
+    for _ in range(2):
+        assert torch.equal(prepared(linear.weight[:, :, None, None]), linear.weight[:, :, None, None])
+    form = ("form", 0, (8, 4, 1, 1), linear.weight[:, :, None, None].stride())
+    gone = weakref.ref(weights._ENTRIES[linear.weight][form].prepared)
     del kept, linear
     gc.collect()
     assert gone() is None
@@ -223,7 +236,7 @@ def test_a_view_with_gaps_is_prepared_each_time() -> None:
     weight = torch.randn(8, 4, 3, 6)[..., ::2]
     prepare = Prepare(weight)
     for _ in range(3):
-        assert torch.equal(weights.prepared(weight, "form", prepare), weight)
+        assert torch.equal(prepared(weight, prepare=prepare), weight)
     assert prepare.calls == 3
 
 
@@ -284,8 +297,8 @@ def test_a_convolution_packs_its_weight_once() -> None:
     kernels = "vdm_kernels.ops.group_norm_silu_conv.native.weights.prepared"
     forms = []
 
-    def spy(weight: Tensor, form: object, prepare: Callable[[], Tensor]) -> Tensor:
-        result = weights_prepared(weight, form, prepare)
+    def spy(weight: Tensor, form: object, size: int, prepare: Callable[[Tensor], None]) -> Tensor:
+        result = weights_prepared(weight, form, size, prepare)
         forms.append((form, id(result)))
         return result
 

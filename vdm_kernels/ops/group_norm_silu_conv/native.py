@@ -17,6 +17,7 @@ from vdm_kernels.ops.group_norm_silu_conv.winograd import (
     WinogradKernel,
     transformed_weights,
     winograd_kernel,
+    winograd_weight,
 )
 
 
@@ -203,22 +204,25 @@ def _convolve(
     winograd = kernel.winograd(pooled * height, pooled * width)
     if winograd is not None:
         transformed = transformed_weights(kernel.weight, winograd)
-        arguments = (winograd, source.video, source.norm, output, transformed.data_ptr(), rows)
-        launch("winograd_conv", y.device, *arguments)
+        weight = winograd_weight(kernel.weight, winograd)
+        launch(
+            "winograd_conv", y.device, weight, source.video, source.norm, output, pointer(transformed), rows
+        )
         return
-    packed = weights.prepared(kernel.weight, ("taps", *kernel.arguments()), lambda: _pack(kernel))
-    launch(
-        "taps_conv", y.device, kernel.arguments(), source.video, source.norm, output, packed.data_ptr(), rows
-    )
-
-
-def _pack(kernel: _Kernel) -> Tensor:
-    assert C is not None
     arguments = kernel.arguments()
-    packed = torch.empty(C.taps_packed_size(arguments), dtype=torch.float32)
-    weight = kernel.weight.float()
-    launch("taps_pack", weight.device, arguments, weight.data_ptr(), weight.stride(), packed.data_ptr())
-    return packed
+    packed = _packed(kernel.weight, arguments)
+    launch("taps_conv", y.device, arguments, source.video, source.norm, output, packed.data_ptr(), rows)
+
+
+def _packed(weight: Tensor, kernel: tuple[Any, ...]) -> Tensor:
+    """The weight as the sum over taps reads it; kept while the weight stays what it is."""
+    assert C is not None
+
+    def pack(packed: Tensor) -> None:
+        floats = weight.float()
+        launch("taps_pack", weight.device, kernel, floats.data_ptr(), floats.stride(), packed.data_ptr())
+
+    return weights.prepared(weight, ("taps", *kernel), C.taps_packed_size(kernel), pack)
 
 
 def _weight_gradients(source: _Source, kernel: _Kernel, dout: Tensor) -> tuple[Tensor, Tensor]:

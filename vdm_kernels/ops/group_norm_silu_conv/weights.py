@@ -27,17 +27,25 @@ MOST_KEPT = 192 << 20
 _KEPT = [0]  # bytes
 
 
-def prepared(weight: Tensor, form: Hashable, prepare: Callable[[], Tensor]) -> Tensor:
-    """`prepare()`, the weight in some form, or what an earlier call for this form has kept of it.
+def prepared(weight: Tensor, form: Hashable, size: int, prepare: Callable[[Tensor], object]) -> Tensor:
+    """The weight in some form, or what an earlier call for this form has kept of it; see `kept`."""
+    found = kept(weight, form, size, prepare)
+    if found is None:
+        prepare(found := torch.empty(size, dtype=torch.float32))
+    return found
+
+
+def kept(weight: Tensor, form: Hashable, size: int, prepare: Callable[[Tensor], object]) -> Tensor | None:
+    """What `prepare` writes to `size` floats, if it is or will be kept for later calls; else None.
 
     A weight changes in ways that leave no trace on the tensor: through `.data`, under `no_grad`, through NumPy. So
-    every call compares the fingerprint of its bytes, at the speed of memory. The result is kept from the second
-    call with the same content on, while all that is kept is at most MOST_KEPT bytes: in training, where each step
-    changes the weight, nothing is.
+    every call compares the fingerprint of its bytes, at the speed of memory. A form is kept from the second call
+    with the same content on, while all that is kept is at most MOST_KEPT bytes: in training, where each step changes
+    the weight, nothing is.
     """
     assert C is not None
     if not (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)):
-        return prepare()
+        return None
     fingerprint = C.fingerprint(weight.data_ptr(), weight.numel() * weight.element_size())
     content = (fingerprint, weight.dtype, weight.shape, weight.stride())
     owner = weight
@@ -49,15 +57,13 @@ def prepared(weight: Tensor, form: Hashable, prepare: Callable[[], Tensor]) -> T
     found = entries.get(form)
     if found is None or found.content != content:
         entries[form] = _Entry(content, None)
-        return prepare()
-    if found.prepared is not None:
-        return found.prepared
-    result = prepare()
-    if _KEPT[0] + result.nbytes <= MOST_KEPT:
+        return None
+    if found.prepared is None and _KEPT[0] + 4 * size <= MOST_KEPT:
+        prepare(result := torch.empty(size, dtype=torch.float32))
         _count(result.nbytes)
         weakref.finalize(result, _count, -result.nbytes)
-        entries[form] = _Entry(content, result)
-    return result
+        found = entries[form] = _Entry(content, result)
+    return found.prepared
 
 
 def _count(num_bytes: int) -> None:

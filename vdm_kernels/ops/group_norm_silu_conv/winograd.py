@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from vdm_kernels.native import DTYPE_CODES, C, launch
@@ -46,22 +45,18 @@ FEWEST_CHANNELS = 16  # read by a convolution; on both sides of a gradient of th
 _WORTH_TRANSFORMING = 0.7
 
 
-def transformed_weights(weight: Tensor, kernel: WinogradKernel) -> Tensor:
-    """G g G^T, as the kernel reads it; kept while the weight stays what it is."""
+def winograd_weight(weight: Tensor, kernel: WinogradKernel) -> tuple[Any, ...]:
+    """WinogradWeightArgs of csrc/bindings.cpp."""
+    return kernel, weight.data_ptr(), DTYPE_CODES[weight.dtype], weight.stride()
 
-    def transform() -> Tensor:
-        assert C is not None
-        transformed = torch.empty(C.winograd_weights_size(kernel), dtype=torch.float32)
-        code = DTYPE_CODES[weight.dtype]
-        launch(
-            "winograd_weights",
-            weight.device,
-            kernel,
-            weight.data_ptr(),
-            code,
-            weight.stride(),
-            transformed.data_ptr(),
-        )
-        return transformed
 
-    return weights.prepared(weight, ("winograd", kernel.tile, kernel.transposed), transform)
+def transformed_weights(weight: Tensor, kernel: WinogradKernel) -> Tensor | None:
+    """G g G^T, as the kernel reads it; None where that is not kept and the kernel makes it as it goes."""
+    assert C is not None
+    form, size = ("winograd", kernel.tile, kernel.transposed), C.winograd_weights_size(kernel)
+
+    def transform(transformed: Tensor) -> None:
+        launch("winograd_weights", weight.device, winograd_weight(weight, kernel), transformed.data_ptr())
+
+    keep = weights.kept if C.winograd_makes_weights(kernel) else weights.prepared
+    return keep(weight, form, size, transform)
