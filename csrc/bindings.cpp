@@ -26,6 +26,7 @@
 #include "q_sample/q_sample.h"
 #include "spatial_attention/spatial_attention.h"
 #include "temporal_attention/temporal_attention.h"
+#include "temporal_attention_block/temporal_attention_block.h"
 #ifdef VDM_HAS_CUDA
 #  include "temporal_attention/temporal_attention_cuda.h"
 #endif
@@ -157,6 +158,35 @@ TemporalAttentionParams temporal_attention(const TemporalAttentionArgs& input, A
 TemporalAttentionBackwardParams temporal_attention_bwd(Address dout, const TemporalAttentionArgs& input,
                                                        Address dqkv, Address dbias) {
   return {temporal_attention_input(input), pointer(dout), pointer(dqkv), pointer<float>(dbias)};
+}
+
+// batch, frames, pixels, heads, width
+using TemporalAttentionBlockSizes = std::array<int64_t, 5>;
+
+TemporalAttentionBlockParams temporal_attention_block(Address x, Address out, int dtype,
+                                                      const TemporalAttentionBlockSizes& sizes,
+                                                      Address norm_weight, Address norm_bias,
+                                                      Address qkv_weight, Address out_weight,
+                                                      Address out_bias, Address bias, bool bias_per_sample,
+                                                      Address segment_ids, float eps) {
+  const auto [batch, frames, pixels, heads, width] = sizes;
+  return {pointer(x),
+          pointer(out),
+          DType(dtype),
+          batch,
+          frames,
+          pixels,
+          heads,
+          width,
+          pointer<float>(norm_weight),
+          pointer<float>(norm_bias),
+          pointer<float>(qkv_weight),
+          pointer<float>(out_weight),
+          pointer<float>(out_bias),
+          pointer<float>(bias),
+          bias_per_sample,
+          pointer<int64_t>(segment_ids),
+          eps};
 }
 
 SpatialAttentionParams spatial_attention(Address qkv, Address bias_table, Address out, int dtype,
@@ -343,6 +373,7 @@ PYBIND11_MODULE(_C, m) {
   define(m, "abs_quantile_cpu", abs_quantile_cpu, abs_quantile);
   define(m, "temporal_attention_cpu", temporal_attention_cpu, temporal_attention);
   define(m, "temporal_attention_bwd_cpu", temporal_attention_bwd_cpu, temporal_attention_bwd);
+  define(m, "temporal_attention_block_cpu", temporal_attention_block_cpu, temporal_attention_block);
   define(m, "spatial_attention_cpu", spatial_attention_cpu, spatial_attention);
   define(m, "spatial_attention_bwd_cpu", spatial_attention_bwd_cpu, spatial_attention_bwd);
   define(m, "channel_statistics_cpu", channel_statistics_cpu, channel_statistics);

@@ -18,6 +18,7 @@ from vdm_kernels.ops.philox_normal import philox_normal
 from vdm_kernels.ops.q_sample import q_sample
 from vdm_kernels.ops.spatial_attention import spatial_attention
 from vdm_kernels.ops.temporal_attention import temporal_attention
+from vdm_kernels.ops.temporal_attention_block import temporal_attention_block
 
 __all__ = [
     "abs_quantile",
@@ -35,5 +36,6 @@ __all__ = [
     "set_allocator_policy",
     "spatial_attention",
     "temporal_attention",
+    "temporal_attention_block",
     "use_backend",
 ]

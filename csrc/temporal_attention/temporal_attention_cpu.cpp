@@ -4,12 +4,11 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
-#include <new>
-#include <utility>
 #include <vector>
 
 #include "common/cache.h"
 #include "common/parallel.h"
+#include "temporal_attention/segments.h"
 #include "temporal_attention/temporal_attention.h"
 #include "temporal_attention/temporal_attention_simd.h"
 
@@ -19,95 +18,13 @@ namespace {
 constexpr int64_t kBlockPixels = 16;  // at least, so that a block's dbias tables cost little
 constexpr int64_t kMostBlocks = 128;  // of pixels, in all samples together
 
-int64_t pad(int64_t count) { return (count + kAttentionPadding - 1) / kAttentionPadding * kAttentionPadding; }
-
-// One segment of one sample: its frames, and everything about them that kernels want packed.
-class Segment {
- public:
-  Segment(const TemporalAttentionInput& in, int64_t sample, std::vector<int64_t> frames)
-      : frames_(std::move(frames)) {
-    const int64_t row = in.pixels * in.heads * in.width;
-    for (int64_t i = 0; i < pad(count()); ++i) {
-      const int64_t frame = sample * in.frames + frames_[static_cast<size_t>(std::min(i, count() - 1))];
-      qkv_.push_back(3 * frame * row);
-      out_.push_back(frame * row);
-    }
-    if (in.bias != nullptr) pack_bias(in, sample);
-  }
-
-  int64_t count() const { return static_cast<int64_t>(frames_.size()); }
-  int64_t frame(int64_t i) const { return frames_[static_cast<size_t>(i)]; }
-  // Floats of a packed table for one head.
-  int64_t table() const { return count() * pad(count()); }
-  AttentionSegment view() const {
-    return {count(), pad(count()), qkv_.data(), out_.data(), bias_.empty() ? nullptr : bias_.data()};
-  }
-
- private:
-  void pack_bias(const TemporalAttentionInput& in, int64_t sample) {
-    const int64_t padded = pad(count()), frames = in.frames;
-    const float* bias = in.bias + (in.bias_per_sample ? sample * in.heads * frames * frames : 0);
-    bias_.resize(static_cast<size_t>(in.heads * table()));
-    for (int64_t head = 0; head < in.heads; ++head, bias += frames * frames)
-      for (int64_t i = 0; i < count(); ++i)
-        for (int64_t j = 0; j < count(); ++j)
-          bias_[static_cast<size_t>(head * table() + j * padded + i)] = bias[frame(i) * frames + frame(j)];
-  }
-
-  std::vector<int64_t> frames_, qkv_, out_;
-  std::vector<float> bias_;
-};
-
-std::vector<Segment> segments_of(const TemporalAttentionInput& in, int64_t sample) {
-  std::vector<int64_t> ids;
-  std::vector<std::vector<int64_t>> members;
-  for (int64_t frame = 0; frame < in.frames; ++frame) {
-    const int64_t id = in.segment_ids ? in.segment_ids[sample * in.frames + frame] : 0;
-    const auto found = std::find(ids.begin(), ids.end(), id);
-    const auto i = static_cast<size_t>(found - ids.begin());
-    if (found == ids.end()) {
-      ids.push_back(id);
-      members.emplace_back();
-    }
-    members[i].push_back(frame);
-  }
-  std::vector<Segment> segments;
-  for (auto& frames : members) segments.emplace_back(in, sample, std::move(frames));
-  return segments;
+std::vector<Segment> sample_segments(const TemporalAttentionInput& in, int64_t sample) {
+  const int64_t row = in.pixels * in.heads * in.width, first = sample * in.frames * row;
+  const int64_t* ids = in.segment_ids ? in.segment_ids + sample * in.frames : nullptr;
+  const float* bias = in.bias;
+  if (in.bias_per_sample) bias += sample * in.heads * in.frames * in.frames;
+  return segments_of(ids, in.frames, in.heads, bias, {3 * first, 3 * row}, {first, row});
 }
-
-// What a thread's kernels work in.
-class Scratch {
- public:
-  Scratch(int64_t frames, int64_t width, bool backward) {
-    const int64_t rows = frames * pad(width), columns = pad(width) * pad(frames),
-                  scores = frames * pad(frames);
-    float* zeros = nullptr;
-    const struct {
-      float** pointer;
-      int64_t size;
-    } parts[] = {{&zeros, pad(frames)},     {&view_.k, rows},        {&view_.v, rows}, {&view_.out, rows},
-                 {&view_.queries, columns}, {&view_.scores, scores}, {&view_.q, rows}, {&view_.dout, rows},
-                 {&view_.douts, columns},   {&view_.dscores, scores}};
-    const size_t count = backward ? 10 : 6;
-    int64_t total = 0;
-    for (size_t i = 0; i < count; ++i) total += parts[i].size;
-    memory_.reset(new (std::align_val_t{64}) float[static_cast<size_t>(total)]);
-    float* next = memory_.get();
-    for (size_t i = 0; i < count; next += parts[i++].size) *parts[i].pointer = next;
-    std::fill_n(zeros, pad(frames), 0.0f);
-    view_.zeros = zeros;
-  }
-
-  const AttentionScratch& view() const { return view_; }
-
- private:
-  struct Free {
-    void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
-  };
-  std::unique_ptr<float[], Free> memory_;
-  AttentionScratch view_ = {};
-};
 
 // A call, cut into blocks of pixels. The cut depends on nothing but the sizes: a block's sum of bias
 // gradients is the same whatever the number of threads.
@@ -117,7 +34,7 @@ class Blocks {
       : in_(in),
         per_sample_(std::clamp<int64_t>(in.pixels / kBlockPixels, 1,
                                         std::max<int64_t>(1, kMostBlocks / std::max<int64_t>(1, in.batch)))) {
-    for (int64_t sample = 0; sample < in.batch; ++sample) segments_.push_back(segments_of(in, sample));
+    for (int64_t sample = 0; sample < in.batch; ++sample) segments_.push_back(sample_segments(in, sample));
   }
 
   int64_t per_sample() const { return per_sample_; }
@@ -133,7 +50,7 @@ class Blocks {
     const int64_t cuts = blocks >= 4 * max_threads() ? 1 : std::max<int64_t>(1, in_.heads);
     const int64_t elements = 3 * in_.frames * in_.pixels * in_.heads * in_.width / (per_sample_ * cuts) + 1;
     parallel_for(blocks * cuts, kGrain / elements, [&](int64_t begin, int64_t end) {
-      const Scratch scratch(longest(), in_.width, backward);
+      const AttentionMemory memory(longest(segments_), in_.width, backward);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t block = i / cuts % per_sample_, cut = i % cuts, sample = i / cuts / per_sample_;
         AttentionTask task = {};
@@ -145,20 +62,12 @@ class Blocks {
         task.last_pixel = in_.pixels * (block + 1) / per_sample_;
         task.first_head = in_.heads * cut / cuts;
         task.last_head = in_.heads * (cut + 1) / cuts;
-        body(sample, block, task, scratch.view());
+        body(sample, block, task, memory.view());
       }
     });
   }
 
  private:
-  // The most frames that a segment has.
-  int64_t longest() const {
-    int64_t frames = 0;
-    for (const auto& segments : segments_)
-      for (const auto& segment : segments) frames = std::max(frames, segment.count());
-    return frames;
-  }
-
   static constexpr int64_t kGrain = int64_t{1} << 15;  // elements that pay for a thread
 
   const TemporalAttentionInput& in_;
@@ -236,7 +145,7 @@ class BiasGradient {
   void add(int64_t sample, int64_t head, double* sums) const {
     int64_t offset = 0;
     for (const Segment& segment : blocks_.segments(sample)) {
-      const int64_t size = segment.table(), padded = pad(segment.count());
+      const int64_t size = segment.table(), padded = segment.padded();
       std::vector<double> packed(static_cast<size_t>(size));
       for (int64_t block = 0; block < blocks_.per_sample(); ++block) {
         const float* table = tables(sample, block) + offset + head * size;

@@ -47,6 +47,7 @@ TYPICAL = {
     "q_sample": "odd",
     "spatial_attention": "bias",
     "temporal_attention": "segments_bias",
+    "temporal_attention_block": "segments_bias",
 }
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from vdm.models.config import VideoUNetConfig
 from vdm.models.relative_bias import relative_bias
-from vdm_kernels import group_norm_silu_conv, spatial_attention, temporal_attention
+from vdm_kernels import group_norm_silu_conv, spatial_attention, temporal_attention_block
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,6 @@ class TemporalAttention(nn.Module):
 
     def __init__(self, channels: int, config: VideoUNetConfig) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
         self.heads = channels // config.head_dim
         self.norm = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
@@ -108,12 +107,18 @@ class TemporalAttention(nn.Module):
 
     def forward(self, x: Tensor, context: AttentionContext) -> Tensor:
         """`x + W_out attention(LayerNorm(x))`, (B, C, F, H, W) channels-last in and out."""
-        tokens = to_tokens(x)
-        b, f, h, w, c = tokens.shape
-        qkv = to_tokens(project(self.norm(tokens), self.qkv)).view(b, f, h * w, 3, self.heads, self.head_dim)
-        bias = self.relative_bias(context.positions)
-        attended = temporal_attention(qkv, bias, context.segment_ids).reshape(b, f, h, w, c)
-        return project(attended, self.out, residual=x)
+        return temporal_attention_block(
+            x,
+            self.norm.weight,
+            self.norm.bias,
+            self.qkv.weight,
+            self.out.weight,
+            self.out.bias,
+            self.relative_bias(context.positions),
+            context.segment_ids,
+            heads=self.heads,
+            eps=self.norm.eps,
+        )
 
 
 class CrossAttention(nn.Module):

@@ -214,6 +214,12 @@ def _convolve(
     launch("taps_conv", y.device, arguments, source.video, source.norm, output, packed.data_ptr(), rows)
 
 
+def packed_linear(weight: Tensor) -> Tensor:
+    """The weight (Cout, C) of a linear layer in panels of 32 output channels: that of a 1x1 convolution."""
+    kernel = _Kernel(weight[:, :, None, None], stride=1, upsample=False, precision="strict")
+    return _packed(kernel.weight, kernel.arguments())
+
+
 def _packed(weight: Tensor, kernel: tuple[Any, ...]) -> Tensor:
     """The weight as the sum over taps reads it; kept while the weight stays what it is."""
     assert C is not None

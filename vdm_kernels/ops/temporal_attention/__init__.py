@@ -57,21 +57,37 @@ def temporal_attention(qkv: Tensor, bias: Tensor | None = None, segment_ids: Ten
     batch, frames, _, three, heads, _ = qkv.shape
     if three != 3:
         raise ValueError(f"{op}: qkv must be (B, F, S, 3, heads, d), got shape {tuple(qkv.shape)}")
-    if bias is not None:
-        checks.is_tensor(op, "bias", bias)
-        if bias.shape != (heads, frames, frames) and bias.shape != (batch, heads, frames, frames):
-            raise ValueError(
-                f"{op}: bias must be (heads, F, F) = {(heads, frames, frames)} or (B, heads, F, F), "
-                f"got {tuple(bias.shape)}"
-            )
-        checks.device(op, "bias", bias, qkv.device)
-        bias = bias.contiguous()
-    if segment_ids is not None:
-        checks.shape(op, "segment_ids", segment_ids, (batch, frames), "(B, F)")
-        if segment_ids.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"{op}: segment_ids must be int32 or int64, got {segment_ids.dtype}")
-        checks.device(op, "segment_ids", segment_ids, qkv.device)
-        segment_ids = segment_ids.contiguous()
+    bias = bias_argument(op, bias, batch, heads, frames, qkv.device)
+    segment_ids = segments_argument(op, segment_ids, batch, frames, qkv.device)
     (qkv,) = checks.autocast(qkv)
     out: Tensor = TEMPORAL_ATTENTION(qkv.contiguous(), bias, segment_ids)
     return out
+
+
+def bias_argument(
+    op: str, bias: Tensor | None, batch: int, heads: int, frames: int, device: torch.device
+) -> Tensor | None:
+    """The bias of temporal attention, contiguous; raises ValueError where it is none."""
+    if bias is None:
+        return None
+    checks.is_tensor(op, "bias", bias)
+    if bias.shape != (heads, frames, frames) and bias.shape != (batch, heads, frames, frames):
+        raise ValueError(
+            f"{op}: bias must be (heads, F, F) = {(heads, frames, frames)} or (B, heads, F, F), "
+            f"got {tuple(bias.shape)}"
+        )
+    checks.device(op, "bias", bias, device)
+    return bias.contiguous()
+
+
+def segments_argument(
+    op: str, segment_ids: Tensor | None, batch: int, frames: int, device: torch.device
+) -> Tensor | None:
+    """The segment ids of frames, contiguous; raises ValueError where they are none."""
+    if segment_ids is None:
+        return None
+    checks.shape(op, "segment_ids", segment_ids, (batch, frames), "(B, F)")
+    if segment_ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{op}: segment_ids must be int32 or int64, got {segment_ids.dtype}")
+    checks.device(op, "segment_ids", segment_ids, device)
+    return segment_ids.contiguous()

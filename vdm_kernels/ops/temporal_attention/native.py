@@ -27,7 +27,7 @@ def supports_temporal_attention_bwd(
 
 def temporal_attention(qkv: Tensor, bias: Tensor | None, segment_ids: Tensor | None) -> Tensor:
     """See `vdm_kernels.temporal_attention`; tensors are contiguous."""
-    bias, segment_ids = _as_the_kernel_reads(bias, segment_ids)
+    bias, segment_ids = as_the_kernel_reads(bias, segment_ids)
     if qkv.is_cuda:
         return cuda.temporal_attention(qkv, bias, segment_ids)
     batch, frames, pixels, _, heads, width = qkv.shape
@@ -41,7 +41,7 @@ def temporal_attention_bwd(
 ) -> list[Tensor]:
     """Gradients of (qkv, bias)."""
     dtype = None if bias is None else bias.dtype
-    bias, segment_ids = _as_the_kernel_reads(bias, segment_ids)
+    bias, segment_ids = as_the_kernel_reads(bias, segment_ids)
     if qkv.is_cuda:
         of_qkv, of_bias = cuda.temporal_attention_bwd(dout, qkv, bias, segment_ids, needs)
         return [of_qkv, of_bias.to(dtype)]
@@ -61,7 +61,7 @@ def temporal_attention_bwd(
     return [qkv.new_empty(0) if gradient is None else gradient for gradient in (dqkv, dbias)]
 
 
-def _as_the_kernel_reads(
+def as_the_kernel_reads(
     bias: Tensor | None, segment_ids: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """The bias in float32 and the segment ids in int64: both are small."""
