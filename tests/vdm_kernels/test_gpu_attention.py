@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vdm_kernels import spatial_attention, temporal_attention, use_backend
+from vdm_kernels import spatial_attention, temporal_attention, temporal_attention_block, use_backend
 from vdm_kernels.op import OPS
 from vdm_kernels.testing import Sample, assert_results_close, run, tensors
 
@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 DEVICE = "cuda"
+# Those that take a projection; the block takes a video.
 FUNCTIONS: dict[str, Any] = {
     "temporal_attention": temporal_attention,
     "spatial_attention": spatial_attention,
@@ -122,6 +123,32 @@ def test_spatial_sizes(backend: str, shape: tuple[int, ...], dtype: torch.dtype)
     if reason is not None:
         pytest.skip(reason)
     _assert_agrees("spatial_attention", backend, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("frames", "channels", "heads"), [(16, 64, 2), (16, 128, 2), (11, 128, 4), (5, 96, 2), (20, 64, 2)]
+)
+def test_block_sizes(backend: str, frames: int, channels: int, heads: int, dtype: torch.dtype) -> None:
+    op, normal = OPS["temporal_attention_block"], tensors(dtype, DEVICE)
+    x = normal(2, frames, 9, 7, channels).permute(0, 4, 1, 2, 3)
+    arguments = {
+        "x": x,
+        "norm_weight": 1.0 + 0.3 * normal(channels),
+        "norm_bias": 0.3 * normal(channels),
+        "qkv_weight": normal(3 * channels, channels) * channels**-0.5,
+        "out_weight": normal(channels, channels) * channels**-0.5,
+        "out_bias": normal(channels),
+        "bias": normal(heads, frames, frames),
+    }
+    reason = op.unsupported(backend, (*arguments.values(), None, heads, 1e-5))
+    if reason is not None:
+        pytest.skip(reason)
+    sample = Sample("block", {**arguments, "heads": heads})
+    expected = run(op, temporal_attention_block, sample.to_float64(op), backend="reference")
+    low = run(op, temporal_attention_block, sample, backend="reference")
+    actual = run(op, temporal_attention_block, sample, backend=backend)
+    assert_results_close(actual, expected, low, "temporal_attention_block")
 
 
 @pytest.mark.parametrize("frames", [4, 40, 70])

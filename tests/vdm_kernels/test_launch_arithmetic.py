@@ -9,6 +9,7 @@ from vdm_kernels.ops.attention import launch as attention
 from vdm_kernels.ops.channel_statistics import launch as image
 from vdm_kernels.ops.step import launch as step
 from vdm_kernels.ops.temporal_attention import launch as packed
+from vdm_kernels.ops.temporal_attention_block import launch as fused_block
 
 # (batch, elements per sample): empty ends, ragged ends, one huge sample, many small ones, and the products beyond 2^31.
 SIZES = [
@@ -270,6 +271,26 @@ def test_attention_grid_fills_the_device(sm_count: int) -> None:
     for columns in range(1, 3 * resident, 7):
         waves = columns * attention.split_columns(columns, 2**20, resident) / resident
         assert 0.8 <= waves <= 1 if 4 * columns <= resident else waves >= 3.9
+
+
+@pytest.mark.parametrize("channels", [16, 64, 128])
+@pytest.mark.parametrize("sm_count", SM_COUNTS)
+@pytest.mark.parametrize(
+    ("groups", "group_pixels"), [(1, 1), (1, 131_072), (131_072, 1), (8, 4096), (2, 65), (1, 2**33)]
+)
+def test_block_grid_fits_and_covers(groups: int, group_pixels: int, channels: int, sm_count: int) -> None:
+    launch = fused_block.block_launch(groups, group_pixels, channels, sm_count)
+    assert launch.programs == groups * launch.splits <= 2**31 - 1
+    assert launch.pixels * (launch.blocks - 1) < group_pixels <= launch.pixels * launch.blocks
+    assert 1 <= launch.splits <= launch.blocks
+
+
+def test_one_kernel_has_blocks_of_few_frames_and_channels() -> None:
+    assert fused_block.is_fused(16, 128, 2, itemsize=2)
+    assert not fused_block.is_fused(16, 128, 2, itemsize=4)
+    assert not fused_block.is_fused(17, 128, 2, itemsize=2)
+    assert not fused_block.is_fused(16, 256, 4, itemsize=2)
+    assert not fused_block.is_fused(16, 128, 1, itemsize=2)
 
 
 # (images, height, width, heads): the presets' levels, one pixel, odd sizes, rows of several tiles.

@@ -26,7 +26,7 @@ SHARED_LIMIT = 48 * 1024
 ATTENTION_SHARED_LIMIT = {80: 99 * 1024, 90: 227 * 1024}
 REGISTERS = 65_536  # of a multiprocessor
 SHARED_OF_MULTIPROCESSOR = 164 * 1024  # of an A100; an H100 has more
-ATTENTION_KERNELS = ("packed_", "flash_", "bias_gradient_")
+ATTENTION_KERNELS = ("packed_", "flash_", "bias_gradient_", "block_")
 STEP_KERNELS = ("step_kernel", "step_bwd_kernel", "philox_normal_kernel", "q_sample_kernel")
 IMAGE_KERNELS = {
     "chunk_statistics_kernel": image_launch.PROGRAMS_PER_SM,

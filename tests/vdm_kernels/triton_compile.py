@@ -33,6 +33,8 @@ from vdm_kernels.ops.spatial_attention import triton_kernels as spatial_attentio
 from vdm_kernels.ops.step import launch, triton_step
 from vdm_kernels.ops.temporal_attention import launch as packed_launch
 from vdm_kernels.ops.temporal_attention import triton_packed
+from vdm_kernels.ops.temporal_attention_block import launch as block_launch
+from vdm_kernels.ops.temporal_attention_block import triton_fused
 
 
 @dataclass(frozen=True)
@@ -377,6 +379,9 @@ def attention_cases(wgmma: bool) -> Iterator[Case]:
     yield from _packed_cases("fp16-ragged", "fp16", 5, 20, wgmma)
     for dtype, width, relative in _FLASH:
         yield from _flash_cases(dtype, width, relative, wgmma)
+    for channels, width in ((64, 32), (64, 64), (128, 32), (128, 64)):
+        yield _block_case("bf16", channels, width)
+    yield _block_case("fp16", 96, 48)
     for dtype in ("fp32", "bf16"):
         yield _attention_case(
             f"sum_diagonals_kernel-{dtype}",
@@ -427,6 +432,26 @@ def _packed_cases(label: str, dtype: str, frames: int, width: int, wgmma: bool) 
     else:
         name = f"packed_bwd_kernel-{label}"
         yield _attention_case(name, kernels[1], tensors, divisible, constexprs, *sizes)
+
+
+def _block_case(dtype: str, channels: int, width: int) -> Case:
+    heads = channels // width
+    assert block_launch.is_fused(16, channels, heads, _WIDTHS[dtype])
+    weights = ("norm_weight_ptr", "norm_bias_ptr", "qkv_weight_ptr", "out_weight_ptr", "out_bias_ptr")
+    tensors = {**_attention_tensors(dtype), **dict.fromkeys(("x_ptr", *weights), f"*{dtype}"), "eps": "fp32"}
+    constexprs = {
+        "BIAS_PER_SAMPLE": False,
+        "PIXELS": block_launch.block_launch(1, 4096, channels, 132).pixels,
+        "FRAMES": block_launch.MAX_FRAMES,
+        "WIDTH": triton_flash.width_block(width),
+        "CHANNELS": triton_flash.width_block(channels),
+        "PRECISION": "ieee",
+    }
+    name = f"block_kernel-{dtype}-C{channels}-d{width}"
+    divisible = ("pixels", "group_pixels", "width")
+    return _attention_case(
+        name, triton_fused.block_kernel, tensors, divisible, constexprs, block_launch.NUM_WARPS, 1
+    )
 
 
 def _flash_cases(dtype: str, width: int, relative: bool, wgmma: bool) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""`temporal_attention_block` with attention in Triton."""
+"""`temporal_attention_block` in Triton: one kernel where `is_fused`, else, and backward, with its attention alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from vdm_kernels.ops.temporal_attention import triton_kernels as attention
 from vdm_kernels.ops.temporal_attention_block.composed import composed, composed_bwd, like_qkv
+from vdm_kernels.ops.temporal_attention_block.launch import is_fused
+from vdm_kernels.ops.temporal_attention_block.triton_fused import fused
 
 
 def supports_temporal_attention_block(
@@ -46,6 +48,8 @@ def temporal_attention_block(
 ) -> Tensor:
     """See `vdm_kernels.temporal_attention_block`; x is channels-last."""
     settings = (bias, segment_ids, heads, eps)
+    if is_fused(x.shape[2], x.shape[1], heads, x.element_size()):
+        return fused(x, norm_weight, norm_bias, qkv_weight, out_weight, out_bias, *settings)
     return composed("triton", x, norm_weight, norm_bias, qkv_weight, out_weight, out_bias, *settings)
 
 
