@@ -76,9 +76,10 @@ for op, backends in vdm_kernels.backends().items():
 PYTHON
 }
 
-# What CPUs do is tested everywhere else, and the tests of compiling need no GPU.
+# What CPUs do is tested everywhere else, and the tests of compiling and of emulation need no GPU.
 kernel_tests() {
   run_pytest tests/vdm_kernels -k "not cpu-" --ignore=tests/vdm_kernels/test_cuda_compile.py \
+    --ignore=tests/vdm_kernels/test_cuda_emulated.py \
     --ignore=tests/vdm_kernels/test_native_build.py \
     --ignore=tests/vdm_kernels/test_triton_compile.py
 }
