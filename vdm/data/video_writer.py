@@ -117,6 +117,7 @@ class VideoWriter:
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.time_base = 1 / self._rate
         context = stream.codec_context
+        context.thread_count = 1  # the bytes of a file depend on the number of threads, and must not
         colours = _BT601 if self._format == "avi" else _BT709
         context.color_primaries = context.color_trc = context.colorspace = colours
         context.color_range = _LIMITED_RANGE
