@@ -148,7 +148,8 @@ def _close_quietly(container: av.container.OutputContainer) -> None:
 
 def _encoder_options(codec: str, crf: int) -> dict[str, str]:
     if codec == "libx264":
-        return {"crf": str(crf)}
+        # Its macroblock tree takes frames of a few macroblocks differently from one time to the next.
+        return {"crf": str(crf), "x264-params": "mbtree=0"}
     if codec in ("libvpx-vp9", "libvpx"):
         return {"crf": str(crf), "b": "0", "deadline": "good", "cpu-used": "4"}
     # Quantizer scale of MPEG-4: 1 (best) to 31, in units of FF_QP2LAMBDA = 118.

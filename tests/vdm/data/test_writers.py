@@ -203,6 +203,18 @@ def test_parts_make_the_same_file_as_the_whole(tmp_path: Path, name: str, channe
     assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
 
 
+def test_the_same_frames_make_the_same_file_every_time(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 1, 30, 4, 4, generator=generator) * 2 - 1
+    video = torch.nn.functional.interpolate(coarse, (120, 32, 32), mode="trilinear")[0]
+    files = set()
+    for number in range(12):
+        path = tmp_path / f"{number}.mp4"
+        write_video(path, (video[:, first : first + 12] for first in range(0, 120, 12)), fps=8)
+        files.add(path.read_bytes())
+    assert len(files) == 1
+
+
 @pytest.mark.parametrize("name", ["a.gif", "a.mp4"])
 def test_memory_does_not_grow_with_the_number_of_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
