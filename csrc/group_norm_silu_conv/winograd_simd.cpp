@@ -4,7 +4,10 @@
 //           once
 //     v     36 matrices (tiles x channels), written and read once per panel of 32 output channels, in L2
 //     u     36 matrices (channels x 32) per panel, read once per block, from L2 or L3
-//     m     36 products (tiles x 32), L2, turned into outputs at once: bias, residual, store, statistics
+//     m     36 products (tiles x 32), in L2 twice: while those of one panel are made, those of the one before
+//     become
+//           outputs, a tile or two after each: bias, residual, store, statistics. Meanwhile each step of a
+//           product prefetches a line of what comes next (GemmAhead), so that memory is never used in bursts
 //
 // The products are 36 tiles x channels x 32 multiplications and take most of the time, at the peak of the
 // multipliers (gemm_simd.h). Rows of v are 16 floats longer than the channels: a power of two would map all

@@ -42,7 +42,7 @@ struct WinogradMultiply {
   const ConvInput& input;
   const ConvOutput& output;
   bool pool;        // the 2x2 blocks of the convolution's result are added up
-  float* partials;  // moments of the output by block, or null: see winograd_partials
+  float* partials;  // moments of the output, (images, slots, 4, channels rounded up to 16), or null
 };
 
 // The products of tiles [begin, end) for output channels [first, first + columns), 32 of them or 16 for the
