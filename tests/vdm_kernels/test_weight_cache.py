@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import vdm_kernels
 from vdm_kernels import native
 from vdm_kernels.ops.group_norm_silu_conv import weights
+from vdm_kernels.ops.group_norm_silu_conv.weights import Worth
 from vdm_kernels.testing import cpu_isa, cpu_isas
 
 pytestmark = pytest.mark.skipif(native.C is None, reason=f"no native extension: {native.WHY_NOT}")
@@ -58,7 +59,7 @@ def test_each_form_is_kept_for_itself() -> None:
 def test_no_more_is_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.collect()
     first, second = Prepare(torch.randn(8, 4, 3, 3)), Prepare(torch.randn(8, 4, 3, 3))
-    monkeypatch.setattr(weights, "MOST_KEPT", weights._KEPT[0] + first.weight.nbytes)
+    monkeypatch.setattr(weights, "MOST_KEPT", sum(weights._KEPT) + first.weight.nbytes)
     for _ in range(4):
         prepared(first.weight, "form", first)
         prepared(second.weight, "form", second)
@@ -70,13 +71,39 @@ def test_no_more_is_kept_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None
     assert second.calls == 5
 
 
+def test_the_lesser_make_room_for_the_greater(monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()
+    little, some, much = (Prepare(torch.randn(8, 4, 3, 3)) for _ in Worth)
+    monkeypatch.setattr(weights, "MOST_KEPT", sum(weights._KEPT) + 2 * little.weight.nbytes)
+
+    def calls() -> list[int]:
+        for prepare, worth in ((little, Worth.LITTLE), (some, Worth.SOME), (much, Worth.MUCH)):
+            weights.kept(prepare.weight, "form", prepare.weight.numel(), prepare, worth)
+        return [prepare.calls for prepare in (little, some, much)]
+
+    # Room for two: the third takes that of the first, which then is not prepared again, nor kept in its place.
+    assert [calls() for _ in range(4)] == [[0, 0, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1]]
+    assert sum(weights._KEPT) == weights.MOST_KEPT
+
+
+def test_nothing_is_read_of_a_weight_that_there_is_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(8, 4, 3, 3)
+    monkeypatch.setattr(weights, "MOST_KEPT", 0)
+    extension = mock.Mock(wraps=native.C)
+    monkeypatch.setattr(weights, "C", extension)
+    assert torch.equal(prepared(weight), weight)
+    extension.fingerprint.assert_not_called()
+    monkeypatch.undo()
+    assert torch.equal(prepared(weight), weight)
+
+
 def test_what_is_not_kept_need_not_be_prepared() -> None:
     weight = torch.randn(8, 4, 3, 3)
     prepare = Prepare(weight)
     size = weight.numel()
-    assert weights.kept(weight, "form", size, prepare) is None
-    assert prepare.calls == 0
-    assert weights.kept(weight, "form", size, prepare) is weights.kept(weight, "form", size, prepare)
+    first, second, third = (weights.kept(weight, "form", size, prepare, Worth.LITTLE) for _ in range(3))
+    assert first is None
+    assert second is third is not None
     assert prepare.calls == 1
 
 
@@ -225,8 +252,8 @@ def test_new_views_of_a_parameter_find_what_is_kept() -> None:
     linear.weight.data.mul_(2.0)
     for _ in range(2):
         assert torch.equal(prepared(linear.weight[:, :, None, None]), linear.weight[:, :, None, None])
-    form = ("form", 0, (8, 4, 1, 1), linear.weight[:, :, None, None].stride())
-    gone = weakref.ref(weights._ENTRIES[linear.weight][form].prepared)
+    gone = weakref.ref(weights.prepared(linear.weight[:, :, None, None], "form", 32, Prepare(linear.weight)))
+    assert gone() is not None
     del kept, linear
     gc.collect()
     assert gone() is None

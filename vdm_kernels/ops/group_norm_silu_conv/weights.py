@@ -2,40 +2,64 @@
 
 from __future__ import annotations
 
+import enum
+import functools
 import weakref
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from vdm_kernels.native import C
 
 
-class _Entry(NamedTuple):
-    content: tuple[int, torch.dtype, torch.Size, tuple[int, ...]]
-    prepared: Tensor | None  # from the second call with this content on
+class Worth(enum.IntEnum):
+    """How much time a byte of a kept form saves. Where memory is short, the lesser make room for the greater."""
+
+    LITTLE = 0  # the kernel makes the form as it goes, nearly as fast
+    SOME = 1  # the form has several times the bytes of its weight
+    MUCH = 2
 
 
-# The entries of a weight, by form; they die with it.
-_ENTRIES: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+class _Entry:
+    """What is known of a weight in one form."""
+
+    __slots__ = ("__weakref__", "content", "owner", "prepared")
+
+    def __init__(self, content: tuple[Any, ...], owner: weakref.ref[Tensor]) -> None:
+        self.content = content  # dtype, shape, strides, fingerprint
+        self.owner = owner
+        self.prepared: Tensor | None = None  # from the second call with this content on
+
+
+# By the identity of the tensor that owns the weight's memory, the place in it, and the form.
+_ENTRIES: dict[tuple[Hashable, ...], _Entry] = {}
 
 # A form has up to four times the bytes of its weight. This much in all is less than what the kernels save in
 # activations; what is over it is prepared at every call.
 MOST_KEPT = 192 << 20
-_KEPT = [0]  # bytes
+_KEPT = [0] * len(Worth)  # bytes
+_KEEPING: tuple[weakref.WeakSet[_Entry], ...] = tuple(weakref.WeakSet() for _ in Worth)
 
 
-def prepared(weight: Tensor, form: Hashable, size: int, prepare: Callable[[Tensor], object]) -> Tensor:
+def prepared(
+    weight: Tensor,
+    form: Hashable,
+    size: int,
+    prepare: Callable[[Tensor], object],
+    worth: Worth = Worth.MUCH,
+) -> Tensor:
     """The weight in some form, or what an earlier call for this form has kept of it; see `kept`."""
-    found = kept(weight, form, size, prepare)
+    found = kept(weight, form, size, prepare, worth)
     if found is None:
         prepare(found := torch.empty(size, dtype=torch.float32))
     return found
 
 
-def kept(weight: Tensor, form: Hashable, size: int, prepare: Callable[[Tensor], object]) -> Tensor | None:
+def kept(
+    weight: Tensor, form: Hashable, size: int, prepare: Callable[[Tensor], object], worth: Worth
+) -> Tensor | None:
     """What `prepare` writes to `size` floats, if it is or will be kept for later calls; else None.
 
     A weight changes in ways that leave no trace on the tensor: through `.data`, under `no_grad`, through NumPy. So
@@ -43,28 +67,45 @@ def kept(weight: Tensor, form: Hashable, size: int, prepare: Callable[[Tensor], 
     with the same content on, while all that is kept is at most MOST_KEPT bytes: in training, where each step changes
     the weight, nothing is.
     """
-    assert C is not None
+    # A linear layer's weight seen as a 1x1 convolution's is a new view at each call.
+    base = weight._base
+    owner = weight if base is None else base
+    key = (id(owner), weight.storage_offset(), form)
+    entry = _ENTRIES.get(key)
+    if (entry is None or entry.prepared is None) and sum(_KEPT[worth:]) + 4 * size > MOST_KEPT:
+        return None
     if not (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)):
         return None
+    assert C is not None
     fingerprint = C.fingerprint(weight.data_ptr(), weight.numel() * weight.element_size())
-    content = (fingerprint, weight.dtype, weight.shape, weight.stride())
-    owner = weight
-    if (
-        weight._base is not None
-    ):  # a linear layer's weight seen as a 1x1 convolution's is a new view at each call
-        owner, form = weight._base, (form, weight.storage_offset(), weight.shape, weight.stride())
-    entries: dict[Hashable, _Entry] = _ENTRIES.setdefault(owner, {})
-    found = entries.get(form)
-    if found is None or found.content != content:
-        entries[form] = _Entry(content, None)
+    content = (weight.dtype, weight.shape, weight.stride(), fingerprint)
+    if entry is None or entry.content != content:
+        _ENTRIES[key] = _Entry(content, weakref.ref(owner, functools.partial(_forget, key)))
         return None
-    if found.prepared is None and _KEPT[0] + 4 * size <= MOST_KEPT:
+    if entry.prepared is None:
+        _make_room(4 * size, worth)
         prepare(result := torch.empty(size, dtype=torch.float32))
-        _count(result.nbytes)
-        weakref.finalize(result, _count, -result.nbytes)
-        found = entries[form] = _Entry(content, result)
-    return found.prepared
+        _count(worth, result.nbytes)
+        weakref.finalize(result, _count, worth, -result.nbytes)
+        _KEEPING[worth].add(entry)
+        entry.prepared = result
+    return entry.prepared
 
 
-def _count(num_bytes: int) -> None:
-    _KEPT[0] += num_bytes
+def _make_room(num_bytes: int, worth: Worth) -> None:
+    for lesser in range(worth):
+        for entry in list(_KEEPING[lesser]):
+            if sum(_KEPT) + num_bytes <= MOST_KEPT:
+                return
+            entry.prepared = None
+            _KEEPING[lesser].discard(entry)
+
+
+def _count(worth: Worth, num_bytes: int) -> None:
+    _KEPT[worth] += num_bytes
+
+
+def _forget(key: tuple[Hashable, ...], owner: weakref.ref[Tensor]) -> None:
+    # Another tensor may have come to this identity.
+    if key in _ENTRIES and _ENTRIES[key].owner is owner:
+        del _ENTRIES[key]

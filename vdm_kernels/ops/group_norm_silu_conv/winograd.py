@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vdm_kernels.native import DTYPE_CODES, C, launch
 from vdm_kernels.ops.group_norm_silu_conv import weights
+from vdm_kernels.ops.group_norm_silu_conv.weights import Worth
 
 
 class WinogradKernel(NamedTuple):
@@ -58,5 +59,6 @@ def transformed_weights(weight: Tensor, kernel: WinogradKernel) -> Tensor | None
     def transform(transformed: Tensor) -> None:
         launch("winograd_weights", weight.device, winograd_weight(weight, kernel), transformed.data_ptr())
 
-    keep = weights.kept if C.winograd_makes_weights(kernel) else weights.prepared
-    return keep(weight, form, size, transform)
+    if C.winograd_makes_weights(kernel):
+        return weights.kept(weight, form, size, transform, Worth.LITTLE)
+    return weights.prepared(weight, form, size, transform, Worth.SOME)
