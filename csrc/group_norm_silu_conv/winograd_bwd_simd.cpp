@@ -93,7 +93,9 @@ VDM_INLINE void transform_weight_gradient(const WinogradWeightGradientParams& pa
 void winograd_transform_output_gradient(const WinogradWeightGradientParams& params,
                                         const WinogradTiles& tiles, int64_t begin, int64_t end, float* d,
                                         float* dbias) {
-  if (tiles.size == 4)
+  if (params.kernel.upsample)
+    transform_output_gradient<WinogradUpsampled::OutputGradient>(params, tiles, begin, end, d, dbias);
+  else if (tiles.size == 4)
     transform_output_gradient<Winograd4::OutputGradient>(params, tiles, begin, end, d, dbias);
   else
     transform_output_gradient<Winograd2::OutputGradient>(params, tiles, begin, end, d, dbias);
@@ -110,7 +112,9 @@ void winograd_multiply_gradient(const WinogradTiles& tiles, int64_t count, int64
 
 void winograd_transform_weight_gradient(const WinogradWeightGradientParams& params, int64_t first,
                                         int columns, int64_t begin, int64_t end, const float* du) {
-  if (params.kernel.tile == 4)
+  if (params.kernel.upsample)
+    transform_weight_gradient<WinogradUpsampled>(params, first, columns, begin, end, du);
+  else if (params.kernel.tile == 4)
     transform_weight_gradient<Winograd4>(params, first, columns, begin, end, du);
   else
     transform_weight_gradient<Winograd2>(params, first, columns, begin, end, du);

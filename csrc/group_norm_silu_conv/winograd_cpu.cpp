@@ -27,17 +27,18 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 int64_t panel_channels(int64_t out_channels) { return round_up(out_channels, kPanel / 2); }
 // Floats of a panel of transformed weights.
 int64_t panel_weights(const WinogradKernel& kernel) {
-  return (kernel.tile + 2) * (kernel.tile + 2) * (kernel.reads() * kPanel + kMatrixGap);
+  return kernel.points() * kernel.points() * (kernel.reads() * kPanel + kMatrixGap);
 }
 int64_t panel_columns(int64_t out_channels, int64_t panel) {
   return std::min(kPanel, panel_channels(out_channels) - panel * kPanel);
 }
 
-WinogradTiles tiles_of(const ConvInput& input, int size, bool upsample, bool staged = false) {
+WinogradTiles tiles_of(const ConvInput& input, const WinogradKernel& kernel, bool staged = false) {
   WinogradTiles tiles{};
-  const int64_t scale = upsample ? 2 : 1;
+  const int size = kernel.tile;
+  const int64_t scale = kernel.upsample && !kernel.transposed ? 2 : 1;
   tiles.size = size;
-  tiles.points = size + 2;
+  tiles.points = kernel.points();
   tiles.step = size / static_cast<int>(scale);
   tiles.overlap = tiles.step + 2;
   tiles.rows = ceil_div(input.height * scale, size);
@@ -132,8 +133,7 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
   const WinogradKernel& kernel = params.weight.kernel;
   ConvOutput output = params.output;
   const bool staged = winograd_makes_weights(kernel);
-  const WinogradTiles tiles =
-      tiles_of(params.input, kernel.tile, kernel.upsample && !kernel.transposed, staged);
+  const WinogradTiles tiles = tiles_of(params.input, kernel, staged);
   if (tiles.count * output.channels == 0) return;
   const int64_t matrices = tiles.points * tiles.points, blocks = ceil_div(tiles.count, tiles.block);
   const int64_t out_channels = panel_channels(output.channels), panels = ceil_div(out_channels, kPanel);
@@ -239,7 +239,7 @@ void winograd_weights_cpu(const WinogradWeightsParams& params) {
 }
 
 void winograd_weight_gradient_cpu(const WinogradWeightGradientParams& params) {
-  WinogradTiles tiles = tiles_of(params.input, params.kernel.tile, params.kernel.upsample);
+  WinogradTiles tiles = tiles_of(params.input, params.kernel);
   const int64_t matrices = tiles.points * tiles.points, out_channels = panel_channels(params.dy.channels);
   const int64_t panels = ceil_div(out_channels, kPanel), channels = params.input.channels;
   tiles.d_row = out_channels + kLine;

@@ -42,20 +42,6 @@ struct Winograd4 {
     }
   };
 
-  // Input of (l0, l1, l1, l2, l2, l3): even and odd parts are equal.
-  struct UpsampledInput {
-    static constexpr int kFrom = 4, kTo = 6;
-    static VDM_MEMBER void apply(const F32* l, F32* v) {
-      const F32 part_a = fma(splat(-b2), l[1], l[2]), part_b = fma(splat(-a2), l[1], l[2]);
-      v[0] = fma(splat(a2 * b2), l[0], fma(splat(-a2 - b2), l[1], l[2]));
-      v[1] = splat(1 + a) * part_a;
-      v[2] = splat(1 - a) * part_a;
-      v[3] = splat(1 + b) * part_b;
-      v[4] = splat(1 - b) * part_b;
-      v[5] = fma(splat(a2 * b2), l[1], fma(splat(-a2 - b2), l[2], l[3]));
-    }
-  };
-
   struct Output {
     static constexpr int kFrom = 6, kTo = 4;
     static VDM_MEMBER void apply(const F32* m, F32* y) {
@@ -125,17 +111,6 @@ struct Winograd2 {
     }
   };
 
-  // Input of (l0, l1, l1, l2).
-  struct UpsampledInput {
-    static constexpr int kFrom = 3, kTo = 4;
-    static VDM_MEMBER void apply(const F32* l, F32* v) {
-      v[0] = l[0] - l[1];
-      v[1] = l[1] + l[1];
-      v[2] = splat(0.0f);
-      v[3] = l[2] - l[1];
-    }
-  };
-
   struct Output {
     static constexpr int kFrom = 4, kTo = 2;
     static VDM_MEMBER void apply(const F32* m, F32* y) {
@@ -176,15 +151,109 @@ struct Winograd2 {
   };
 };
 
-// Output, and the sum of each two neighbours of it: the transpose of nearest-neighbour upsampling.
-template <typename Points>
-struct PooledOutput {
-  static constexpr int kFrom = Points::kPoints, kTo = Points::kOutput / 2;
-  static VDM_MEMBER void apply(const F32* m, F32* y) {
-    F32 full[Points::kOutput];
-    Points::Output::apply(m, full);
-    for (int i = 0; i < kTo; ++i) y[i] = full[2 * i] + full[2 * i + 1];
-  }
+// F(4, 3) of an input enlarged by two, l0 l1 l1 l2 l2 l3, in 5 products. Outputs of even and of odd position
+// are convolutions of l with two kernels of 2,
+//
+//     E(X) = g0 + (g1 + g2) X        O(X) = (g0 + g1) X + g2 X^2
+//
+// of two outputs each, from 4 values of l and so with 4 points. O(0) = 0, E is 0 at infinity, and E(1) =
+// O(1): of 0, 1, -1 and infinity only -1 needs a product for each, of the same value of l. F(2, 3) has these
+// points, and nearly the same errors.
+struct WinogradUpsampled {
+  static constexpr int kPoints = 5;
+
+  struct Input {
+    static constexpr int kFrom = 4, kTo = 5;
+    static VDM_MEMBER void apply(const F32* l, F32* v) {
+      v[0] = l[0] - l[2];
+      v[1] = l[1] + l[2];
+      v[2] = v[3] = l[2] - l[1];
+      v[4] = l[3] - l[1];
+    }
+  };
+
+  struct Output {
+    static constexpr int kFrom = 5, kTo = 4;
+    static VDM_MEMBER void apply(const F32* m, F32* y) {
+      y[0] = m[0] + (m[1] + m[2]);
+      y[1] = m[1] + m[3];
+      y[2] = m[1] - m[2];
+      y[3] = (m[1] - m[3]) + m[4];
+    }
+  };
+
+  // The transpose of Output.
+  struct OutputGradient {
+    static constexpr int kFrom = 4, kTo = 5;
+    static VDM_MEMBER void apply(const F32* y, F32* d) {
+      d[0] = y[0];
+      d[1] = (y[0] + y[2]) + (y[1] + y[3]);
+      d[2] = y[0] - y[2];
+      d[3] = y[1] - y[3];
+      d[4] = y[3];
+    }
+  };
+
+  struct Weights {
+    static constexpr int kFrom = 3, kTo = 5;
+    static VDM_MEMBER void apply(const F64* g, F64* u) {
+      u[0] = g[0];
+      u[1] = 0.5 * (g[0] + g[1] + g[2]);
+      u[2] = 0.5 * (g[0] - g[1] - g[2]);
+      u[3] = 0.5 * (g[2] - g[1] - g[0]);
+      u[4] = g[2];
+    }
+  };
+
+  // The transpose of Weights.
+  struct WeightsGradient {
+    static constexpr int kFrom = 5, kTo = 3;
+    static VDM_MEMBER void apply(const F32* u, F32* g) {
+      const F32 sum = splat(0.5f) * (u[2] + u[3]), difference = splat(0.5f) * (u[2] - u[3]);
+      const F32 one = splat(0.5f) * u[1];
+      g[0] = u[0] + (one + difference);
+      g[1] = one - sum;
+      g[2] = (one - difference) + u[4];
+    }
+  };
+};
+
+// The gradient of such an input: of the 4 outputs that F(4, 3) has, the sums of each two neighbours. Each is
+// a sum of two convolutions with kernels of 2, one of the even inputs, one of the odd; F(2, 2) takes 3
+// products for two outputs of either, with the points 0, 1 and infinity, and at 1 both kernels are g0 + g1 +
+// g2.
+struct WinogradPooled {
+  static constexpr int kPoints = 5;
+
+  struct Input {
+    static constexpr int kFrom = 6, kTo = 5;
+    static VDM_MEMBER void apply(const F32* d, F32* v) {
+      v[0] = d[0] - d[2];
+      v[1] = d[1] - d[3];
+      v[2] = d[2] + d[3];
+      v[3] = d[4] - d[2];
+      v[4] = d[5] - d[3];
+    }
+  };
+
+  struct Output {
+    static constexpr int kFrom = 5, kTo = 2;
+    static VDM_MEMBER void apply(const F32* m, F32* y) {
+      y[0] = (m[0] + m[1]) + m[2];
+      y[1] = m[2] + (m[3] + m[4]);
+    }
+  };
+
+  struct Weights {
+    static constexpr int kFrom = 3, kTo = 5;
+    static VDM_MEMBER void apply(const F64* g, F64* u) {
+      u[0] = g[0];
+      u[1] = g[0] + g[1];
+      u[2] = g[0] + g[1] + g[2];
+      u[3] = g[1] + g[2];
+      u[4] = g[2];
+    }
+  };
 };
 
 // A transform of the rows and then of the columns of a square of vectors: from(i, row) loads row i,

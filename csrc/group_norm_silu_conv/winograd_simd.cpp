@@ -269,12 +269,12 @@ class OutputStage {
 
   // In the order of the tiles.
   VDM_MEMBER void store_tiles(int64_t begin, int64_t end) {
-    if (tiles_.size == 4)
-      conv_.pool ? store_with<PooledOutput<Winograd4>>(begin, end)
-                 : store_with<Winograd4::Output>(begin, end);
+    if (tiles_.points == WinogradUpsampled::kPoints)
+      conv_.pool ? store_with<WinogradPooled::Output>(begin, end)
+                 : store_with<WinogradUpsampled::Output>(begin, end);
     else
-      conv_.pool ? store_with<PooledOutput<Winograd2>>(begin, end)
-                 : store_with<Winograd2::Output>(begin, end);
+      tiles_.size == 4 ? store_with<Winograd4::Output>(begin, end)
+                       : store_with<Winograd2::Output>(begin, end);
   }
 
  private:
@@ -381,11 +381,10 @@ void winograd_transform_input(const ConvInput& input, const WinogradTiles& tiles
   const auto transform = [&](auto points) {
     transform_input<decltype(points)>(input, tiles, begin, end, rows, v);
   };
-  const bool upsample = tiles.step < tiles.size;
-  if (tiles.size == 4)
-    upsample ? transform(Winograd4::UpsampledInput{}) : transform(Winograd4::Input{});
+  if (tiles.points == WinogradUpsampled::kPoints)
+    tiles.step < tiles.size ? transform(WinogradUpsampled::Input{}) : transform(WinogradPooled::Input{});
   else
-    upsample ? transform(Winograd2::UpsampledInput{}) : transform(Winograd2::Input{});
+    tiles.size == 4 ? transform(Winograd4::Input{}) : transform(Winograd2::Input{});
 }
 
 void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles, const float* v,

@@ -13,7 +13,7 @@ namespace vdm {
 // cache), row and column. It depends on shapes only: results must not depend on the number of threads.
 struct WinogradTiles {
   int size;     // output pixels of the convolution per side of a tile, 4 or 2
-  int points;   // products per side: size + 2
+  int points;   // products per side
   int step;     // input pixels between tiles: size, or half of it where the input is upsampled
   int overlap;  // input pixels of a tile: step + 2
   int64_t rows, columns, strip;  // per image; columns per strip

@@ -92,10 +92,14 @@ VDM_INLINE void transform_weights(const WinogradWeight& weight, int64_t first, i
 
 void winograd_transform_weights(const WinogradWeight& weight, int64_t first, int columns, int64_t begin,
                                 int64_t end, float* panel, bool stream) {
-  if (weight.kernel.tile == 4)
-    transform_weights<Winograd4>(weight, first, columns, begin, end, panel, stream);
+  const WinogradKernel& kernel = weight.kernel;
+  const auto transform = [&](auto points) {
+    transform_weights<decltype(points)>(weight, first, columns, begin, end, panel, stream);
+  };
+  if (kernel.upsample)
+    kernel.transposed ? transform(WinogradPooled{}) : transform(WinogradUpsampled{});
   else
-    transform_weights<Winograd2>(weight, first, columns, begin, end, panel, stream);
+    kernel.tile == 4 ? transform(Winograd4{}) : transform(Winograd2{});
 }
 
 }  // namespace VDM_ISA

@@ -47,15 +47,19 @@ def double(value: Any) -> Any:
         (128, 1, 32),
     ],
 )
-def test_gaussian_data(isa: str, precision: Any, channels: int, out_channels: int, size: int) -> None:
+@pytest.mark.parametrize("upsample", [False, True])
+def test_gaussian_data(
+    isa: str, precision: Any, upsample: bool, channels: int, out_channels: int, size: int
+) -> None:
+    size //= 2 if upsample else 1
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 4, size, size, channels, generator=generator).permute(0, 4, 1, 2, 3)
     weight = torch.randn(out_channels, channels, 3, 3, generator=generator) / (9 * channels) ** 0.5
     with vdm_kernels.use_backend("reference"):
-        truth = vdm_kernels.group_norm_silu_conv(x.double(), weight.double())
-        pytorch = vdm_kernels.group_norm_silu_conv(x, weight)
+        truth = vdm_kernels.group_norm_silu_conv(x.double(), weight.double(), upsample=upsample)
+        pytorch = vdm_kernels.group_norm_silu_conv(x, weight, upsample=upsample)
     with vdm_kernels.use_backend("native"), vdm_kernels.conv_precision(precision), cpu_isa(isa):
-        ours = vdm_kernels.group_norm_silu_conv(x, weight)
+        ours = vdm_kernels.group_norm_silu_conv(x, weight, upsample=upsample)
     assert error(ours, truth) <= 2.0 * error(pytorch, truth)
 
 

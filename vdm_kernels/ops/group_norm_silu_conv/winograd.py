@@ -27,17 +27,17 @@ def winograd_kernel(
     """How Winograd computes a convolution whose result is `size` pixels; None where a sum over taps is faster.
 
     Multiplications per pixel and pair of channels, where tiles fit the image: F(4x4, 3x3) 2.25, F(2x2, 3x3) 4, taps
-    9, and taps at the low resolution of an upsampled image 4. The transforms' share is the greater the fewer
-    channels there are.
+    9; of an upsampled image 1.56 in any precision, and taps at the low resolution 4. The transforms' share is the
+    greater the fewer channels there are.
     """
     out_channels, in_channels, kernel_size, _ = weight.shape
     reads = out_channels if transposed else in_channels
     if kernel_size != 3 or stride != 1 or reads < FEWEST_CHANNELS:
         return None
-    tile = 4 if precision == "fast" else 2
-    points, tiles = (tile + 2) ** 2, -(-size[0] // tile) * -(-size[1] // tile)
+    tile = 4 if upsample or precision == "fast" else 2
+    points, tiles = 5 if upsample else tile + 2, -(-size[0] // tile) * -(-size[1] // tile)
     taps = 4 if upsample else 9
-    if points * tiles > _WORTH_TRANSFORMING * taps * size[0] * size[1]:
+    if points**2 * tiles > _WORTH_TRANSFORMING * taps * size[0] * size[1]:
         return None
     return WinogradKernel(out_channels, in_channels, tile, upsample, transposed)
 
@@ -54,7 +54,7 @@ def winograd_weight(weight: Tensor, kernel: WinogradKernel) -> tuple[Any, ...]:
 def transformed_weights(weight: Tensor, kernel: WinogradKernel) -> Tensor | None:
     """G g G^T, as the kernel reads it; None where that is not kept and the kernel makes it as it goes."""
     assert C is not None
-    form, size = ("winograd", kernel.tile, kernel.transposed), C.winograd_weights_size(kernel)
+    form, size = ("winograd", *kernel[2:]), C.winograd_weights_size(kernel)
 
     def transform(transformed: Tensor) -> None:
         launch("winograd_weights", weight.device, winograd_weight(weight, kernel), transformed.data_ptr())
