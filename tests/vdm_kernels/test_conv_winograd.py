@@ -182,7 +182,9 @@ def test_weights_made_by_the_kernel_are_those_that_are_kept(isa: str) -> None:
     values = arguments("staged", torch.float32)
     with vdm_kernels.use_backend("native"), torch.no_grad():
         made, first_kept, kept = (vdm_kernels.group_norm_silu_conv(**values) for _ in range(3))
-    found = weights.kept(values["weight"], ("winograd", 4, False, False), 0, pytest.fail, weights.Worth.LITTLE)
+    found = weights.kept(
+        values["weight"], ("winograd", 4, False, False), 0, pytest.fail, weights.Worth.LITTLE
+    )
     assert found is not None
     assert torch.equal(made, first_kept)
     assert torch.equal(made, kept)
