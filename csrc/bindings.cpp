@@ -25,6 +25,7 @@
 #include "philox_normal/philox_normal.h"
 #include "q_sample/q_sample.h"
 #include "spatial_attention/spatial_attention.h"
+#include "spatial_attention_block/spatial_attention_block.h"
 #include "temporal_attention/temporal_attention.h"
 #include "temporal_attention_block/temporal_attention_block.h"
 #ifdef VDM_HAS_CUDA
@@ -189,21 +190,48 @@ TemporalAttentionBlockParams temporal_attention_block(Address x, Address out, in
           eps};
 }
 
+// images, height, width, heads, channels
+using SpatialAttentionSizes = std::array<int64_t, 5>;
+
+SpatialAttentionInput spatial_attention_input(Address qkv, Address bias_table, int dtype,
+                                              const SpatialAttentionSizes& sizes) {
+  const auto [images, height, width, heads, channels] = sizes;
+  return {pointer(qkv), pointer<float>(bias_table), DType(dtype),    images, height, width, heads,
+          channels,     3 * heads * channels,       heads * channels};
+}
+
 SpatialAttentionParams spatial_attention(Address qkv, Address bias_table, Address out, int dtype,
-                                         int64_t images, int64_t height, int64_t width, int64_t heads,
-                                         int64_t channels) {
-  return {{pointer(qkv), pointer<float>(bias_table), DType(dtype), images, height, width, heads, channels},
-          pointer(out)};
+                                         const SpatialAttentionSizes& sizes) {
+  return {spatial_attention_input(qkv, bias_table, dtype, sizes), pointer(out)};
 }
 
 SpatialAttentionBackwardParams spatial_attention_bwd(Address dout, Address qkv, Address bias_table,
                                                      Address dqkv, Address dbias_table, int dtype,
-                                                     int64_t images, int64_t height, int64_t width,
-                                                     int64_t heads, int64_t channels) {
-  return {{pointer(qkv), pointer<float>(bias_table), DType(dtype), images, height, width, heads, channels},
-          pointer(dout),
-          pointer(dqkv),
+                                                     const SpatialAttentionSizes& sizes) {
+  return {spatial_attention_input(qkv, bias_table, dtype, sizes), pointer(dout), pointer(dqkv),
           pointer<float>(dbias_table)};
+}
+
+SpatialAttentionBlockParams spatial_attention_block(Address x, Address out, int dtype,
+                                                    const SpatialAttentionSizes& sizes, Address norm_weight,
+                                                    Address norm_bias, Address qkv_weight, Address out_weight,
+                                                    Address out_bias, Address bias_table, float eps) {
+  const auto [images, height, width, heads, channels] = sizes;
+  return {pointer(x),
+          pointer(out),
+          DType(dtype),
+          images,
+          height,
+          width,
+          heads,
+          channels,
+          pointer<float>(norm_weight),
+          pointer<float>(norm_bias),
+          pointer<float>(qkv_weight),
+          pointer<float>(out_weight),
+          pointer<float>(out_bias),
+          pointer<float>(bias_table),
+          eps};
 }
 
 ChannelStatisticsParams channel_statistics(Address x, Address statistics, int dtype, int64_t images,
@@ -376,6 +404,7 @@ PYBIND11_MODULE(_C, m) {
   define(m, "temporal_attention_block_cpu", temporal_attention_block_cpu, temporal_attention_block);
   define(m, "spatial_attention_cpu", spatial_attention_cpu, spatial_attention);
   define(m, "spatial_attention_bwd_cpu", spatial_attention_bwd_cpu, spatial_attention_bwd);
+  define(m, "spatial_attention_block_cpu", spatial_attention_block_cpu, spatial_attention_block);
   define(m, "channel_statistics_cpu", channel_statistics_cpu, channel_statistics);
   define(m, "taps_pack_cpu", taps_pack_cpu, taps_pack);
   define(m, "taps_conv_cpu", taps_conv_cpu, taps_conv);

@@ -17,6 +17,7 @@ from vdm_kernels.ops.langevin_step import langevin_step
 from vdm_kernels.ops.philox_normal import philox_normal
 from vdm_kernels.ops.q_sample import q_sample
 from vdm_kernels.ops.spatial_attention import spatial_attention
+from vdm_kernels.ops.spatial_attention_block import spatial_attention_block
 from vdm_kernels.ops.temporal_attention import temporal_attention
 from vdm_kernels.ops.temporal_attention_block import temporal_attention_block
 
@@ -35,6 +36,7 @@ __all__ = [
     "reads_statistics",
     "set_allocator_policy",
     "spatial_attention",
+    "spatial_attention_block",
     "temporal_attention",
     "temporal_attention_block",
     "use_backend",

@@ -13,6 +13,8 @@ struct SpatialAttentionInput {
   const float* bias_table;  // (heads, 2 height - 1, 2 width - 1), or null
   DType dtype;
   int64_t images, height, width, heads, channels;  // none is 0
+  int64_t qkv_row, out_row;  // elements from pixel to pixel of qkv and of out; where they have no gaps:
+                             // 3 heads channels, heads channels
 };
 
 struct SpatialAttentionParams {

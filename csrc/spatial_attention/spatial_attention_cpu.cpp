@@ -44,23 +44,30 @@ class Layout {
   int64_t groups() const { return ceil_div(pixels(), kSpatialQueries); }
   int64_t table_size() const { return table_size_; }
 
-  // The rows of head `head % heads` of image `head / heads` in part `part` of `parts` of a tensor.
+  // The rows of head `head % heads` of image `head / heads` in q, k or v (parts 0 to 2), or in out.
   template <typename Tensor>
-  SpatialTensor<Tensor> rows(Tensor* tensor, int64_t head, int64_t part, int64_t parts) const {
-    using Byte = std::conditional_t<std::is_const_v<Tensor>, const char, char>;
-    const int64_t row = in_.heads * in_.channels, image = head / in_.heads;
-    const int64_t first = (image * pixels() * parts + part) * row + head % in_.heads * in_.channels;
-    return {static_cast<Byte*>(tensor) + first * size_of(in_.dtype), in_.dtype, pixels(), parts * row,
-            in_.channels};
+  SpatialTensor<Tensor> qkv_rows(Tensor* tensor, int64_t head, int64_t part) const {
+    return rows(tensor, in_.qkv_row, head / in_.heads, part * in_.heads + head % in_.heads);
+  }
+  template <typename Tensor>
+  SpatialTensor<Tensor> out_rows(Tensor* tensor, int64_t head) const {
+    return rows(tensor, in_.out_row, head / in_.heads, head % in_.heads);
   }
 
   SpatialTask task(int64_t head) const {
-    const auto part = [&](int64_t i) { return rows(in_.qkv, head, i, 3); };
+    const auto part = [&](int64_t i) { return qkv_rows(in_.qkv, head, i); };
     const float* table = tables_.empty() ? nullptr : tables_.data() + head % in_.heads * table_size_;
     return {part(0), part(1), part(2), table, in_.height, in_.width};
   }
 
  private:
+  template <typename Tensor>
+  SpatialTensor<Tensor> rows(Tensor* tensor, int64_t row, int64_t image, int64_t head) const {
+    using Byte = std::conditional_t<std::is_const_v<Tensor>, const char, char>;
+    const int64_t first = image * pixels() * row + head * in_.channels;
+    return {static_cast<Byte*>(tensor) + first * size_of(in_.dtype), in_.dtype, pixels(), row, in_.channels};
+  }
+
   const SpatialAttentionInput& in_;
   int64_t table_size_;
   std::vector<float> tables_;
@@ -122,7 +129,7 @@ void spatial_attention_cpu(const SpatialAttentionParams& params) {
     while (begin < end) {
       const int64_t head = begin / groups, next = std::min(end, (head + 1) * groups);
       const int64_t first = begin % groups * kSpatialQueries, last = first + (next - begin) * kSpatialQueries;
-      attend(layout.task(head), layout.rows(params.out, head, 0, 1), first, std::min(last, layout.pixels()),
+      attend(layout.task(head), layout.out_rows(params.out, head), first, std::min(last, layout.pixels()),
              scratch.view());
       begin = next;
     }
@@ -142,7 +149,7 @@ void spatial_attention_bwd_cpu(const SpatialAttentionBackwardParams& params) {
   const auto attend = VDM_SIMD(spatial_attend_bwd);
   const auto write = VDM_SIMD(spatial_write_sum);
   const auto gradient_of = [&](int64_t head, int64_t part) {
-    return layout.rows(params.dqkv, head, part, 3);
+    return layout.qkv_rows(params.dqkv, head, part);
   };
   const auto write_keys = [&](int64_t head, const float* sums) {
     write(sums, parts, 2 * half, layout.pixels(), gradient_of(head, 1));
@@ -156,7 +163,7 @@ void spatial_attention_bwd_cpu(const SpatialAttentionBackwardParams& params) {
       const int64_t head = i / parts, part = i % parts;
       SpatialGradientTask task = {};
       task.task = layout.task(head);
-      task.dout = layout.rows(params.dout, head, 0, 1);
+      task.dout = layout.out_rows(params.dout, head);
       if (rows) {
         task.dq = gradient_of(head, 0);
         task.dk = parts == 1 ? own.get() : partials.get() + i * 2 * half;

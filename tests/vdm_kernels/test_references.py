@@ -383,7 +383,14 @@ def test_spatial_attention_by_loops() -> None:
 
 
 @pytest.mark.parametrize(
-    "op", ["group_norm_silu", "group_norm_silu_conv", "temporal_attention", "spatial_attention"]
+    "op",
+    [
+        "group_norm_silu",
+        "group_norm_silu_conv",
+        "temporal_attention",
+        "spatial_attention",
+        "spatial_attention_block",
+    ],
 )
 def test_autocast_computes_in_its_dtype(op: str) -> None:
     x, w = torch.randn(2, 8, 3, 4, 4), torch.randn(8, 8, 3, 3)
@@ -396,6 +403,9 @@ def test_autocast_computes_in_its_dtype(op: str) -> None:
         ),
         "temporal_attention": lambda: vk.temporal_attention(qkv, torch.randn(2, 3, 3)),
         "spatial_attention": lambda: vk.spatial_attention(qkv, torch.randn(2, 5, 7)),
+        "spatial_attention_block": lambda: vk.spatial_attention_block(
+            x, one, zero, torch.randn(24, 8), torch.randn(8, 8), zero, torch.randn(2, 7, 7), heads=2
+        ),
     }
     torch.manual_seed(0)
     full = calls[op]()

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from vdm.models.config import VideoUNetConfig
 from vdm.models.relative_bias import relative_bias
-from vdm_kernels import group_norm_silu_conv, spatial_attention, temporal_attention_block
+from vdm_kernels import group_norm_silu_conv, spatial_attention_block, temporal_attention_block
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,6 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, channels: int, config: VideoUNetConfig, *, level: int) -> None:
         super().__init__()
-        self.head_dim = config.head_dim
         self.heads = channels // config.head_dim
         self.norm = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
@@ -87,11 +86,17 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x + W_out attention(LayerNorm(x))`, (B, C, F, H, W) channels-last in and out."""
-        tokens = to_tokens(x)
-        b, f, h, w, c = tokens.shape
-        qkv = to_tokens(project(self.norm(tokens), self.qkv)).view(b * f, h, w, 3, self.heads, self.head_dim)
-        attended = spatial_attention(qkv, self.bias_table).reshape(b, f, h, w, c)
-        return project(attended, self.out, residual=x)
+        return spatial_attention_block(
+            x,
+            self.norm.weight,
+            self.norm.bias,
+            self.qkv.weight,
+            self.out.weight,
+            self.out.bias,
+            self.bias_table,
+            heads=self.heads,
+            eps=self.norm.eps,
+        )
 
 
 class TemporalAttention(nn.Module):

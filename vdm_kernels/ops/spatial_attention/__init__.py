@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from vdm_kernels import checks
@@ -27,6 +28,24 @@ SPATIAL_ATTENTION = Op(
     backward=SPATIAL_ATTENTION_BWD,
     differentiable=("qkv", "bias_table"),
 )
+
+
+def bias_table_argument(
+    op: str, bias_table: Tensor | None, heads: int, height: int, width: int, device: torch.device
+) -> Tensor | None:
+    """The table (heads, 2 Hmax - 1, 2 Wmax - 1), checked and contiguous."""
+    if bias_table is None:
+        return None
+    checks.floating(op, "bias_table", bias_table, 3, "(heads, 2 Hmax - 1, 2 Wmax - 1)")
+    table_heads, rows, columns = bias_table.shape
+    odd = rows % 2 == 1 and columns % 2 == 1
+    if table_heads != heads or not odd or rows < 2 * height - 1 or columns < 2 * width - 1:
+        raise ValueError(
+            f"{op}: bias_table must be (heads={heads}, odd >= {2 * height - 1}, odd >= {2 * width - 1}), "
+            f"got {tuple(bias_table.shape)}"
+        )
+    checks.device(op, "bias_table", bias_table, device)
+    return bias_table.contiguous()
 
 
 def spatial_attention(qkv: Tensor, bias_table: Tensor | None = None) -> Tensor:
@@ -53,17 +72,7 @@ def spatial_attention(qkv: Tensor, bias_table: Tensor | None = None) -> Tensor:
     _, height, width, three, heads, _ = qkv.shape
     if three != 3:
         raise ValueError(f"{op}: qkv must be (N, H, W, 3, heads, d), got shape {tuple(qkv.shape)}")
-    if bias_table is not None:
-        checks.floating(op, "bias_table", bias_table, 3, "(heads, 2 Hmax - 1, 2 Wmax - 1)")
-        table_heads, rows, columns = bias_table.shape
-        odd = rows % 2 == 1 and columns % 2 == 1
-        if table_heads != heads or not odd or rows < 2 * height - 1 or columns < 2 * width - 1:
-            raise ValueError(
-                f"{op}: bias_table must be (heads={heads}, odd >= {2 * height - 1}, odd >= {2 * width - 1}), "
-                f"got {tuple(bias_table.shape)}"
-            )
-        checks.device(op, "bias_table", bias_table, qkv.device)
-        bias_table = bias_table.contiguous()
+    bias_table = bias_table_argument(op, bias_table, heads, height, width, qkv.device)
     (qkv,) = checks.autocast(qkv)
     out: Tensor = SPATIAL_ATTENTION(qkv.contiguous(), bias_table)
     return out

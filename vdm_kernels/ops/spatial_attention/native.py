@@ -30,14 +30,15 @@ def spatial_attention(qkv: Tensor, bias_table: Tensor | None) -> Tensor:
     out = qkv.new_empty((*qkv.shape[:3], *qkv.shape[4:]))
     if qkv.numel() == 0:
         return out
-    table = None if bias_table is None else _used(bias_table, qkv).float().contiguous()
+    table = table_as_the_kernel_reads(bias_table, *qkv.shape[1:3])
     launch(
         "spatial_attention",
         qkv.device,
         qkv.data_ptr(),
         pointer(table),
         out.data_ptr(),
-        *_dtype_and_sizes(qkv),
+        DTYPE_CODES[qkv.dtype],
+        _sizes(qkv),
     )
     return out
 
@@ -49,7 +50,7 @@ def spatial_attention_bwd(
     if qkv.numel() == 0:
         empties = fake_gradients(qkv, bias_table, needs=needs)
         return [gradient.zero_() for gradient in empties]
-    table = None if bias_table is None else _used(bias_table, qkv).float().contiguous()
+    table = table_as_the_kernel_reads(bias_table, *qkv.shape[1:3])
     dqkv = torch.empty_like(qkv) if needs[0] else None
     dtable = torch.empty_like(table) if table is not None and needs[1] else None
     launch(
@@ -60,26 +61,34 @@ def spatial_attention_bwd(
         pointer(table),
         pointer(dqkv),
         pointer(dtable),
-        *_dtype_and_sizes(qkv),
+        DTYPE_CODES[qkv.dtype],
+        _sizes(qkv),
     )
     empty = qkv.new_empty(0)
     if bias_table is None or dtable is None:
         return [empty if dqkv is None else dqkv, empty]
     dbias_table = torch.zeros_like(bias_table)
-    _used(dbias_table, qkv).copy_(dtable)
+    _used(dbias_table, *qkv.shape[1:3]).copy_(dtable)
     return [empty if dqkv is None else dqkv, dbias_table]
 
 
-def _used(bias_table: Tensor, qkv: Tensor) -> Tensor:
-    """The part (heads, 2 H - 1, 2 W - 1) of a table that images of qkv's size use."""
+def table_as_the_kernel_reads(bias_table: Tensor | None, height: int, width: int) -> Tensor | None:
+    """The part of a table that images of this size use, contiguous in float32."""
+    return None if bias_table is None else _used(bias_table, height, width).float().contiguous()
+
+
+def as_the_kernel_counts(height: int, width: int) -> tuple[int, int]:
+    """Height and width; one column is the same memory as one row, which the kernels are made for."""
+    return (1, height) if width == 1 else (height, width)
+
+
+def _used(bias_table: Tensor, height: int, width: int) -> Tensor:
+    """The part (heads, 2 H - 1, 2 W - 1) of a table that images of this size use."""
     _, rows, columns = bias_table.shape
-    _, height, width = qkv.shape[:3]
     row, column = rows // 2 + 1 - height, columns // 2 + 1 - width
     return bias_table[:, row : row + 2 * height - 1, column : column + 2 * width - 1]
 
 
-def _dtype_and_sizes(qkv: Tensor) -> tuple[int, ...]:
+def _sizes(qkv: Tensor) -> tuple[int, ...]:
     images, height, width, _, heads, channels = qkv.shape
-    if width == 1:  # the same memory as one row, which the kernels are made for
-        height, width = 1, height
-    return DTYPE_CODES[qkv.dtype], images, height, width, heads, channels
+    return (images, *as_the_kernel_counts(height, width), heads, channels)
