@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kPanel = 32, kVector = 16, kLine = 16;  // output channels, channels, floats
 
 // v of a block: with a panel of weights and of products, it fills an L2 cache of 1 MB.
-constexpr int64_t kBlockFloats = 96 << 10, kMaxBlock = 64;
+constexpr int64_t kBlockFloats = 104 << 10, kMaxBlock = 64;
 // Transformed weights beyond this would be read from memory rather than from the L3 cache. A thread makes
 // each panel anew for a group of tiles, whose v takes this much; it is transformed in parts of so many tiles.
 constexpr int64_t kStagedWeights = 4 << 20, kGroupFloats = 4 << 20, kStagedPart = 16;
@@ -39,6 +39,7 @@ WinogradTiles tiles_of(const ConvInput& input, const WinogradKernel& kernel, boo
   const int64_t scale = kernel.upsample && !kernel.transposed ? 2 : 1;
   tiles.size = size;
   tiles.points = kernel.points();
+  tiles.inputs = scale == 2 ? 4 : tiles.points;
   tiles.step = size / static_cast<int>(scale);
   tiles.overlap = tiles.step + 2;
   tiles.rows = ceil_div(input.height * scale, size);
@@ -48,7 +49,7 @@ WinogradTiles tiles_of(const ConvInput& input, const WinogradKernel& kernel, boo
   tiles.channels = round_up(input.channels, kVector);
   const int64_t matrices = tiles.points * tiles.points;
   tiles.v_row = tiles.channels + kLine;
-  const int64_t fitting = kBlockFloats / (matrices * tiles.v_row);
+  const int64_t fitting = kBlockFloats / (tiles.inputs * tiles.inputs * tiles.v_row);
   tiles.block = staged ? kMaxBlock : std::clamp<int64_t>(fitting / 8 * 8, 16, kMaxBlock);
   tiles.m_row = matrices * kPanel + kLine;
   tiles.v_matrix = tiles.block * tiles.v_row + kLine;
@@ -135,10 +136,10 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
   const bool staged = winograd_makes_weights(kernel);
   const WinogradTiles tiles = tiles_of(params.input, kernel, staged);
   if (tiles.count * output.channels == 0) return;
-  const int64_t matrices = tiles.points * tiles.points, blocks = ceil_div(tiles.count, tiles.block);
+  const int64_t blocks = ceil_div(tiles.count, tiles.block);
   const int64_t out_channels = panel_channels(output.channels), panels = ceil_div(out_channels, kPanel);
   const int64_t rows_size = tiles.overlap * tiles.pixel_row;
-  const int64_t v_size = matrices * tiles.v_matrix, m_size = tiles.block * tiles.m_row;
+  const int64_t v_size = tiles.inputs * tiles.inputs * tiles.v_matrix, m_size = tiles.block * tiles.m_row;
   const int64_t bytes =
       output.images * output.height * output.width * output.channels * size_of(output.dtype);
   const int64_t read_bytes = params.input.images * params.input.height * params.input.width *
@@ -240,10 +241,12 @@ void winograd_weights_cpu(const WinogradWeightsParams& params) {
 
 void winograd_weight_gradient_cpu(const WinogradWeightGradientParams& params) {
   WinogradTiles tiles = tiles_of(params.input, params.kernel);
-  const int64_t matrices = tiles.points * tiles.points, out_channels = panel_channels(params.dy.channels);
-  const int64_t panels = ceil_div(out_channels, kPanel), channels = params.input.channels;
+  const int64_t matrices = tiles.points * tiles.points, v_matrices = tiles.inputs * tiles.inputs;
+  const int64_t out_channels = panel_channels(params.dy.channels), channels = params.input.channels;
+  const int64_t panels = ceil_div(out_channels, kPanel);
   tiles.d_row = out_channels + kLine;
-  const int64_t fitting = std::max(tiles.block, kGradientFloats / (matrices * (tiles.v_row + tiles.d_row)));
+  const int64_t fitting =
+      std::max(tiles.block, kGradientFloats / (v_matrices * tiles.v_row + matrices * tiles.d_row));
   const int64_t groups = ceil_div(tiles.count, fitting);
   const int64_t blocks = ceil_div(ceil_div(tiles.count, groups), tiles.block), group = blocks * tiles.block;
   tiles.v_matrix = group * tiles.v_row + kLine;
@@ -252,7 +255,7 @@ void winograd_weight_gradient_cpu(const WinogradWeightGradientParams& params) {
   const int64_t panel_size = matrices * channels * kPanel;
   const int64_t round = groups > 1 ? panels : std::clamp<int64_t>(kRoundFloats / panel_size, 1, panels);
   const int64_t all_blocks = ceil_div(tiles.count, tiles.block), rows_size = tiles.overlap * tiles.pixel_row;
-  const int64_t v_size = matrices * tiles.v_matrix, d_size = matrices * tiles.d_matrix;
+  const int64_t v_size = v_matrices * tiles.v_matrix, d_size = matrices * tiles.d_matrix;
   const int64_t input_size = activation_size(params.input, params.norm);
   float* const memory = scratch(
       ScratchSlot::kShared, input_size + v_size + d_size + round * panel_size + all_blocks * out_channels);
@@ -284,7 +287,7 @@ void winograd_weight_gradient_cpu(const WinogradWeightGradientParams& params) {
         for (int64_t i = begin; i < end; ++i) {
           const int64_t matrix = i / here, p = i % here;
           const int columns = columns_of(panel + p);
-          multiply(tiles, count, channels, columns, v + matrix * tiles.v_matrix,
+          multiply(tiles, count, channels, columns, v + tiles.input_of(matrix) * tiles.v_matrix,
                    d + matrix * tiles.d_matrix + (panel + p) * kPanel, first > 0,
                    du + p * panel_size + matrix * channels * columns);
         }

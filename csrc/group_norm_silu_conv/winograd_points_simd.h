@@ -156,21 +156,13 @@ struct Winograd2 {
 //
 //     E(X) = g0 + (g1 + g2) X        O(X) = (g0 + g1) X + g2 X^2
 //
-// of two outputs each, from 4 values of l and so with 4 points. O(0) = 0, E is 0 at infinity, and E(1) =
-// O(1): of 0, 1, -1 and infinity only -1 needs a product for each, of the same value of l. F(2, 3) has these
-// points, and nearly the same errors.
+// of two outputs each, from 4 values of l and so with 4 points, those of F(2, 3). O(0) = 0, E is 0 at
+// infinity and E(1) = O(1): only -1 needs a product for each, of the same value (WinogradTiles::input_of).
+// Errors are those of F(2, 3), too.
 struct WinogradUpsampled {
   static constexpr int kPoints = 5;
 
-  struct Input {
-    static constexpr int kFrom = 4, kTo = 5;
-    static VDM_MEMBER void apply(const F32* l, F32* v) {
-      v[0] = l[0] - l[2];
-      v[1] = l[1] + l[2];
-      v[2] = v[3] = l[2] - l[1];
-      v[4] = l[3] - l[1];
-    }
-  };
+  using Input = Winograd2::Input;
 
   struct Output {
     static constexpr int kFrom = 5, kTo = 4;

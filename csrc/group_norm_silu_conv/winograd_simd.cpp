@@ -365,7 +365,7 @@ __attribute__((noinline)) void multiply(const WinogradMultiply& conv, const Wino
   GemmAhead ahead{lines, lines + lines_count, 0, next, next + (channels > kFollowedChannels ? bytes : 0)};
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t c = channels * part / parts, c_count = channels * (part + 1) / parts - c;
-    const GemmA a{v + matrix * tiles.v_matrix + c, tiles.v_row, 1};
+    const GemmA a{v + tiles.input_of(matrix) * tiles.v_matrix + c, tiles.v_row, 1};
     const float* const b = u + c * columns;
     if (part == 0)
       gemm_panel<false>(count, columns, a, b, columns, m, tiles.m_row, c_count, kOneProduct, ahead);

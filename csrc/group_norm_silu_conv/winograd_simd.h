@@ -14,6 +14,7 @@ namespace vdm {
 struct WinogradTiles {
   int size;     // output pixels of the convolution per side of a tile, 4 or 2
   int points;   // products per side
+  int inputs;   // matrices of v per side: points, or 4 of an upsampled input, where two products share one
   int step;     // input pixels between tiles: size, or half of it where the input is upsampled
   int overlap;  // input pixels of a tile: step + 2
   int64_t rows, columns, strip;  // per image; columns per strip
@@ -25,7 +26,13 @@ struct WinogradTiles {
   int64_t m_row;                 // floats between the products of tiles
   int64_t d_row, d_matrix;       // the same of d, the transformed gradient of the output
   int64_t slots;                 // blocks that an image may be part of
-  int64_t v_matrix;              // floats between its matrices, of which there are points^2
+  int64_t v_matrix;              // floats between its matrices
+
+  // The matrix of v that product `i` of points^2 is of.
+  int64_t input_of(int64_t i) const {
+    const int64_t row = i / points, column = i % points;
+    return inputs == points ? i : (row - row / 3) * inputs + column - column / 3;
+  }
 };
 
 // The last rows of a strip that were activated. What one tile row shares with the next is not computed again.
@@ -34,7 +41,7 @@ struct WinogradRows {
   int64_t held[6];  // which row is in each slot, counted over all images and strips; -1: none
 };
 
-// Activates the input of tiles [begin, end) and transforms it: v[points^2][tile - begin][channels].
+// Activates the input of tiles [begin, end) and transforms it: v[inputs^2][tile - begin][channels].
 VDM_DECLARE_SIMD(winograd_transform_input, (const ConvInput& input, const WinogradTiles& tiles, int64_t begin,
                                             int64_t end, WinogradRows& rows, float* v))
 
