@@ -9,9 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from vdm_kernels import spatial_attention, temporal_attention, temporal_attention_block, use_backend
+from vdm_kernels import (
+    spatial_attention,
+    spatial_attention_block,
+    temporal_attention,
+    temporal_attention_block,
+    use_backend,
+)
 from vdm_kernels.op import OPS
-from vdm_kernels.testing import Sample, assert_results_close, run, tensors
+from vdm_kernels.testing import Result, Sample, assert_results_close, run, tensors
 
 pytestmark = [
     pytest.mark.gpu,
@@ -149,6 +155,29 @@ def test_block_sizes(backend: str, frames: int, channels: int, heads: int, dtype
     low = run(op, temporal_attention_block, sample, backend="reference")
     actual = run(op, temporal_attention_block, sample, backend=backend)
     assert_results_close(actual, expected, low, "temporal_attention_block")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+def test_spatial_block_is_its_parts(bias: bool, dtype: torch.dtype) -> None:
+    op, normal = OPS["spatial_attention_block"], tensors(dtype, DEVICE)
+    arguments = {
+        "x": normal(2, 3, 9, 16, 64).permute(0, 4, 1, 2, 3),
+        "norm_weight": 1.0 + 0.3 * normal(64),
+        "norm_bias": 0.3 * normal(64),
+        "qkv_weight": normal(192, 64) * 0.125,
+        "out_weight": normal(64, 64) * 0.125,
+        "out_bias": normal(64),
+        "bias_table": normal(2, 17, 31) if bias else None,
+    }
+    sample = Sample("block", {**arguments, "heads": 2})
+    expected = run(op, spatial_attention_block, sample.to_float64(op), backend="reference")
+    low = run(op, spatial_attention_block, sample, backend="reference")
+    assert_results_close(
+        run(op, spatial_attention_block, sample), expected, low, "spatial_attention_block with gradients"
+    )
+    alone = run(op, spatial_attention_block, sample, gradients=[])
+    assert_results_close(alone, Result(expected.outputs), Result(low.outputs), "spatial_attention_block")
 
 
 @pytest.mark.parametrize("frames", [4, 40, 70])

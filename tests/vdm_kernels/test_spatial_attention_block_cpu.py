@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,3 +135,30 @@ def test_a_weight_that_changes_is_seen() -> None:
                     out = spatial_attention_block(**arguments)
                 torch.testing.assert_close(out.double(), expected(arguments), rtol=1e-4, atol=1e-4)
             arguments[name].data.mul_(0.5)
+
+
+MEMORY = """
+import resource, sys, torch
+from vdm_kernels import spatial_attention_block
+
+torch.set_num_threads(2)
+weight = torch.randn(384, 128) / 11
+
+def peak_mb(frames):
+    x = torch.randn(1, frames, 16, 16, 128).permute(0, 4, 1, 2, 3)
+    with torch.no_grad():
+        spatial_attention_block(x, weight[0], weight[1], weight, weight[:128], heads=2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+before = peak_mb(4)
+print(peak_mb(256) - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_frames() -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    x_mb = 4 * 256 * 16**2 * 128 / 2**20
+    assert float(done.stdout) < 3 * x_mb, (
+        "x and y are twice 32 MB; qkv and what it attends to would be 128 MB"
+    )
