@@ -142,15 +142,20 @@ VDM_INLINE void prefetch_tile(const ConvOutput& output, int64_t offset, int64_t 
   }
 }
 
+// Whether whole cache lines of the output are written, and around the caches.
+VDM_INLINE bool streams_lines(const ConvOutput& output) {
+  constexpr int64_t kLine = 64;
+  const int64_t size = size_of(output.dtype);
+  return output.stream && kLanes * size == kLine && output.channels * size % kLine == 0;
+}
+
 // Adds bias and residual to a tile (pixels, kPanel), of which the first `columns` columns exist, and stores
 // it from element `offset` and channel `channel` on, `step` elements from pixel to pixel. Moments, where
 // wanted, are of the values as rounded, which the tile then has.
 VDM_INLINE void write_tile(const ConvOutput& output, int64_t offset, int64_t channel, int64_t step,
                            int64_t pixels, int columns, float* tile, PanelMoments* moments) {
   const DType dtype = output.dtype;
-  constexpr int64_t kLine = 64;
-  const bool streams =
-      output.stream && kLanes * size_of(dtype) == kLine && output.channels * size_of(dtype) % kLine == 0;
+  const bool streams = streams_lines(output);
   for (int c = 0; c < columns; c += kLanes) {
     const int lanes = lanes_of(columns - c);
     const F32 bias = output.bias == nullptr ? splat(0.0f) : load_lanes(output.bias + channel + c, lanes);

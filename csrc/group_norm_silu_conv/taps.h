@@ -24,6 +24,9 @@ struct TapAxis {
   int first[2], taps[2];     // of each of the out_step phases
   uint32_t positions[2][4];  // bit k: position k of the kernel is part of this tap's weight
 
+  // Each output is of the same input pixel alone.
+  bool is_pointwise() const { return in_step == 1 && out_step == 1 && taps[0] == 1 && first[0] == 0; }
+
   // All phases' taps are in [lowest, end).
   int lowest() const { return taps[1] > 0 && first[1] < first[0] ? first[1] : first[0]; }
   int end() const {

@@ -209,15 +209,23 @@ Buffer activate(const GroupNorm& norm, ConvInput* input) {
   return affine;
 }
 
+// All pixels as one image: where pixels are independent, its rows can be cut anywhere.
+template <typename Video>
+void as_one_column(Video* video) {
+  video->height *= video->images * video->width;
+  video->images = video->width = 1;
+}
+
+// The number of segments is a multiple of `multiple` where there are that many rows.
 TapsPlan make_plan(const ConvInput& input, const TapAxis& axis, int64_t out_height, int64_t out_width,
-                   int64_t out_channels) {
+                   int64_t out_channels, int64_t multiple = 1) {
   TapsPlan plan = {input, axis, out_height, out_width, out_channels, 0, 0, 0, 0, false};
   const int64_t rows = ceil_div(out_height, axis.out_step), columns = ceil_div(out_width, axis.out_step);
   const int64_t span = axis.end() - axis.lowest();
   plan.read_columns = (columns - 1) * axis.in_step + span;
   const int64_t row_bytes = std::max<int64_t>(plan.read_columns * input.channels, 1) * int64_t{sizeof(float)};
   const int64_t most = (kReadBytes / row_bytes - span) / axis.in_step + 1;
-  plan.segments = ceil_div(rows, std::clamp<int64_t>(most, 1, rows));
+  plan.segments = ceil_div(ceil_div(rows, std::clamp<int64_t>(most, 1, rows)), multiple) * multiple;
   plan.segment_rows = ceil_div(rows, plan.segments);
   plan.segments = ceil_div(rows, plan.segment_rows);
   plan.read_rows = (plan.segment_rows - 1) * axis.in_step + span;
@@ -254,7 +262,14 @@ void taps_conv_cpu(const TapsConvParams& params) {
   output.stream = exceeds_cache(read_bytes + weight_bytes + (output.residual == nullptr ? 1 : 2) * bytes) &&
                   reinterpret_cast<uintptr_t>(output.y) % 64 == 0;
   const Buffer activation = activate(params.norm, &input);
-  const TapsPlan plan = make_plan(input, params.kernel.axis(), output.height, output.width, output.channels);
+  const TapAxis axis = params.kernel.axis();
+  int64_t multiple = 1;
+  if (axis.is_pointwise() && params.norm.groups == 0 && params.statistics == nullptr) {
+    as_one_column(&input);
+    as_one_column(&output);
+    multiple = max_threads();
+  }
+  const TapsPlan plan = make_plan(input, axis, output.height, output.width, output.channels, multiple);
   std::vector<ConvMoments> moments;
   if (params.statistics != nullptr)
     moments.resize(static_cast<size_t>(input.images * plan.segments * plan.phases() * output.channels));

@@ -87,38 +87,194 @@ Block phase_block(const TapsPlan& plan, int64_t segment, int phase) {
 }
 
 // Out of line, so that the tile sizes exist once.
-template <bool kAccumulate>
 __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, GemmA a, const float* b, float* c,
                                         int64_t k, GemmSum products) {
-  gemm_panel<kAccumulate>(rows, columns > kHalfPanel ? kPanel : kHalfPanel, a, b, kPanel, c, kPanel, k,
-                          products);
+  gemm_panel<true>(rows, columns > kHalfPanel ? kPanel : kHalfPanel, a, b, kPanel, c, kPanel, k, products);
 }
 
-// The sum over a phase's taps for `pixels` pixels of one row, of which the first reads (row, column).
-VDM_INLINE void sum_taps(const TapsPlan& plan, const Block& block, const Pieces& input, int64_t image,
-                         int64_t row, int64_t column, int64_t pixels, int64_t columns, const float* packed,
-                         float* tile) {
+// Memory that will be touched soon: rows of `width` bytes, `pitch` apart.
+struct Lines {
+  const char* first;
+  int64_t width, rows, pitch;
+};
+
+// Asks for one cache line of a list of Lines at each step of the products, into the L2 cache.
+class LinesAhead {
+ public:
+  VDM_MEMBER LinesAhead(const Lines* begin, const Lines* end) : next_(begin), end_(end) { take(); }
+
+  VDM_MEMBER void step() {
+    if (rows_ == 0) return;
+    __builtin_prefetch(line_, 0, 2);
+    line_ += 64;
+    if (line_ < row_end_) return;
+    row_end_ += pitch_;
+    line_ = row_end_ - width_;
+    if (--rows_ == 0) take();
+  }
+
+ private:
+  VDM_MEMBER void take() {
+    for (rows_ = 0; rows_ == 0 && next_ < end_; ++next_) {
+      line_ = next_->first;
+      width_ = next_->width;
+      row_end_ = line_ + width_;
+      pitch_ = next_->pitch;
+      rows_ = width_ > 0 ? next_->rows : 0;
+    }
+  }
+
+  const Lines *next_, *end_;
+  const char *line_, *row_end_;
+  int64_t width_, pitch_, rows_;
+};
+
+// gemm_add takes its errand by value; this one goes on from product to product.
+struct StepAhead {
+  LinesAhead* lines;
+  VDM_MEMBER void operator()() const { lines->step(); }
+};
+
+// What the pixels of a tile are the sum of: for each piece, products by row of taps.
+struct TileProducts {
+  GemmA a[2];
+  int64_t k[2];
+  GemmSum rows[2];
+  int count;
+};
+
+TileProducts tile_products(const TapsPlan& plan, const Block& block, const Pieces& input, int64_t image,
+                           int64_t row, int64_t column) {
   const TapAxis& axis = plan.axis;
-  if (axis.taps[block.y] * axis.taps[block.x] == 0) return fill_zero(tile, pixels * kPanel);
-  for (int i = 0; i < input.count; ++i) {
-    const Piece& piece = input.pieces[i];
-    const GemmA a = {piece.at(image, row, column), axis.in_step * piece.channels, 1};
-    const int64_t k = axis.taps[block.x] * piece.channels;
-    const GemmSum rows = {axis.taps[block.y], piece.row_step, k * kPanel};
-    i == 0 ? multiply<false>(pixels, columns, a, packed, tile, k, rows)
-           : multiply<true>(pixels, columns, a, packed, tile, k, rows);
-    packed += k * kPanel;
+  TileProducts products;
+  products.count = input.count;
+  for (int p = 0; p < input.count; ++p) {
+    const Piece& piece = input.pieces[p];
+    products.a[p] = {piece.at(image, row, column), axis.in_step * piece.channels, 1};
+    products.k[p] = axis.taps[block.x] * piece.channels;
+    products.rows[p] = {axis.taps[block.y], piece.row_step, products.k[p] * kPanel};
+  }
+  return products;
+}
+
+// A tile (pixels, kPanel).
+void sum_taps(const TileProducts& products, int64_t pixels, int64_t columns, const float* packed,
+              float* tile) {
+  fill_zero(tile, pixels * kPanel);
+  for (int p = 0; p < products.count; ++p) {
+    multiply(pixels, columns, products.a[p], packed, tile, products.k[p], products.rows[p]);
+    packed += products.rows[p].count * products.rows[p].b_step;
   }
 }
 
-// Asks for what the next tile reads in place, which may not be in any cache.
-VDM_INLINE void prefetch_input(const TapsPlan& plan, const Pieces& input, int64_t image, int64_t row,
-                               int64_t column, int64_t pixels) {
-  for (int p = 0; p < input.count; ++p) {
-    const float* const begin = input.pieces[p].at(image, row, column);
-    const int64_t size = pixels * plan.axis.in_step * input.pieces[p].channels;
-    for (int64_t i = 0; i < size; i += 16) prefetch(begin + i);
+// Where a tile of float32 goes.
+struct TileOutput {
+  float* y;
+  const float *residual, *bias;  // or null
+  int64_t step;                  // from pixel to pixel
+  bool streams;
+
+  VDM_MEMBER TileOutput at(int64_t pixel, int64_t channel) const {
+    const int64_t offset = pixel * step + channel;
+    return {y + offset, residual == nullptr ? nullptr : residual + offset,
+            bias == nullptr ? nullptr : bias + channel, step, streams};
   }
+};
+
+template <int kRows, bool kStreams>
+VDM_INLINE void store_sums(const F32 (&sum)[kRows][2], const TileOutput& output) {
+#pragma GCC unroll 2
+  for (int v = 0; v < 2; ++v) {
+    const F32 bias = output.bias == nullptr ? splat(0.0f) : load(output.bias + v * kLanes);
+    float* const y = output.y + v * kLanes;
+    if (output.residual == nullptr) {
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) store_or_stream(y + m * output.step, sum[m][v] + bias, kStreams);
+    } else {
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m)
+        store_or_stream(y + m * output.step,
+                        sum[m][v] + bias + load(output.residual + m * output.step + v * kLanes), kStreams);
+    }
+  }
+}
+
+// Pixels [pixel, pixel + kRows) of a tile and two vectors of its channels, which go from registers to y.
+template <int kRows>
+VDM_INLINE void sum_rows(const TileProducts& products, int64_t pixel, const float* packed,
+                         const TileOutput& output, LinesAhead& ahead) {
+  F32 sum[kRows][2] = {};
+  // Long sums are made of parts, for the sake of rounding errors.
+  alignas(64) float part[kRows][2 * kLanes];
+  for (int p = 0; p < products.count; ++p) {
+    if (p > 0) {
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; ++v) {
+          store(part[m] + v * kLanes, sum[m][v]);
+          sum[m][v] = splat(0.0f);
+        }
+      }
+    }
+    GemmA a = products.a[p];
+    a.data += pixel * a.row;
+    for (int64_t i = 0; i < products.rows[p].count; ++i) {
+      gemm_add(sum, a, packed, kPanel, products.k[p], StepAhead{&ahead});
+      a.data += products.rows[p].a_step;
+      packed += products.rows[p].b_step;
+    }
+  }
+  if (products.count > 1) {
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) sum[m][v] = load(part[m] + v * kLanes) + sum[m][v];
+    }
+  }
+  output.streams ? store_sums<kRows, true>(sum, output) : store_sums<kRows, false>(sum, output);
+}
+
+template <int kRows = kGemmRows>
+VDM_INLINE void sum_rows_of(int64_t rows, const TileProducts& products, int64_t pixel, const float* packed,
+                            const TileOutput& output, LinesAhead& ahead) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return sum_rows_of<kRows - 1>(rows, products, pixel, packed, output, ahead);
+  }
+  sum_rows<kRows>(products, pixel, packed, output, ahead);
+}
+
+// A tile of a whole panel. Out of line, so that the tile sizes exist once.
+__attribute__((noinline)) void sum_tile(const TileProducts& products, int64_t pixels, const float* packed,
+                                        const TileOutput& output, const Lines* begin, const Lines* end) {
+  LinesAhead ahead(begin, end);
+  for (int n = 0; n < kPanel; n += 2 * kLanes) {
+    for (int64_t pixel = 0, rows = 0; pixel < pixels; pixel += rows) {
+      rows = gemm_rows(pixels - pixel);
+      sum_rows_of(rows, products, pixel, packed + n, output.at(pixel, n), ahead);
+    }
+  }
+}
+
+// What is touched after the index-th of `count` panels of a tile: the output of the next panel, or of the
+// next tile; and of what the next tile reads in place, which may not be in any cache, a share. All of it may
+// lie beyond the task.
+int lines_ahead(const TapsPlan& plan, const TileProducts& products, const TileOutput& output, int64_t index,
+                int64_t count, bool reads, Lines* lines) {
+  constexpr int64_t kFloat = sizeof(float), kLine = 64;
+  Lines* next = lines;
+  const int64_t offset = index + 1 < count ? kPanel : kTile * output.step - index * kPanel;
+  const auto add_output = [&](const float* tensor) {
+    *next++ = {reinterpret_cast<const char*>(tensor + offset), kPanel * kFloat, kTile, output.step * kFloat};
+  };
+  if (output.residual != nullptr) add_output(output.residual);
+  if (!output.streams) add_output(output.y);
+  for (int p = 0; p < (plan.in_place && reads ? products.count : 0); ++p) {
+    const int64_t size = kTile * products.a[p].row * kFloat;
+    const int64_t begin = size * index / count / kLine * kLine, end = size * (index + 1) / count;
+    *next++ = {reinterpret_cast<const char*>(products.a[p].data) + size + begin, end - begin, 1, 0};
+  }
+  return static_cast<int>(next - lines);
 }
 
 // One phase of one segment of the task's image-th image, for some panels. What a tile reads stays in the L1
@@ -129,29 +285,39 @@ void convolve(const TapsConv& conv, const TapsTask& task, const Block& block, co
   const TapAxis& axis = plan.axis;
   const ConvOutput& output = conv.output;
   const int64_t step = axis.out_step * output.channels;
+  const bool direct = output.dtype == DType::kFloat32 && conv.moments == nullptr;
   PanelMoments moments[kMaxPanels];
   for (int i = 0; i < kMaxPanels; ++i) moments[i].count = 0;
   alignas(64) float tile[kTile * kPanel];
   for (int64_t i = 0; i < block.rows; ++i) {
     const int64_t out_row = (task.segment * plan.segment_rows + i) * axis.out_step + block.y;
     const int64_t out_pixel = ((task.image + image) * output.height + out_row) * output.width + block.x;
+    const int64_t row = i * axis.in_step + block.first_row;
     for (int64_t j = 0; j < block.columns; j += kTile) {
       const int64_t pixels = smaller(block.columns - j, kTile);
-      if (plan.in_place && first_panel == task.panel)
-        prefetch_input(plan, input, image, i * axis.in_step + block.first_row,
-                       (j + kTile) * axis.in_step + block.first_column,
-                       smaller(block.columns - j - kTile, kTile));
+      const int64_t column = j * axis.in_step + block.first_column;
+      const int64_t out = out_pixel * output.channels + j * step;
+      const TileProducts products = tile_products(plan, block, input, image, row, column);
       for (int64_t panel = first_panel; panel < last_panel; ++panel) {
         const int64_t columns = smaller(output.channels - panel * kPanel, kPanel);
         const int64_t first_tap = panel * axis.total() + axis.first_tap(block.y, block.x);
-        prefetch_tile(output, out_pixel * output.channels + j * step + panel * kPanel, step, pixels,
-                      static_cast<int>(columns));
-        sum_taps(plan, block, input, image, i * axis.in_step + block.first_row,
-                 j * axis.in_step + block.first_column, pixels, columns,
-                 conv.packed + first_tap * plan.input.channels * kPanel, tile);
-        write_tile(output, out_pixel * output.channels + j * step, panel * kPanel, step, pixels,
-                   static_cast<int>(columns), tile,
-                   conv.moments == nullptr ? nullptr : &moments[panel - first_panel]);
+        const float* const packed = conv.packed + first_tap * plan.input.channels * kPanel;
+        if (direct && columns == kPanel) {
+          const TileOutput first = {
+              static_cast<float*>(output.y) + out,
+              output.residual == nullptr ? nullptr : static_cast<const float*>(output.residual) + out,
+              output.bias, step, streams_lines(output)};
+          const TileOutput to = first.at(0, panel * kPanel);
+          Lines lines[4];
+          const int count = lines_ahead(plan, products, to, panel - first_panel, last_panel - first_panel,
+                                        first_panel == task.panel, lines);
+          sum_tile(products, pixels, packed, to, lines, lines + count);
+        } else {
+          prefetch_tile(output, out + panel * kPanel, step, pixels, static_cast<int>(columns));
+          sum_taps(products, pixels, columns, packed, tile);
+          write_tile(output, out, panel * kPanel, step, pixels, static_cast<int>(columns), tile,
+                     conv.moments == nullptr ? nullptr : &moments[panel - first_panel]);
+        }
       }
     }
   }
@@ -231,9 +397,9 @@ void taps_weight_gradient(const TapsWeightGradient& gradient, const TapsTask& ta
             for (int64_t image = 0; image < task.images; ++image) {
               const GemmA a = {piece.at(image, block.first_row + t, block.first_column) + c, 1,
                                axis.in_step * piece.channels};
-              multiply<true>(smaller(channels - c, kTile), columns, a, dy + image * gradient.dy_size(),
-                             out + c * kPanel, block.columns,
-                             {block.rows, axis.in_step * piece.row_step, block.columns * kPanel});
+              multiply(smaller(channels - c, kTile), columns, a, dy + image * gradient.dy_size(),
+                       out + c * kPanel, block.columns,
+                       {block.rows, axis.in_step * piece.row_step, block.columns * kPanel});
             }
           }
           out += channels * kPanel;
