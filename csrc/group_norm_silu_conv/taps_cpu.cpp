@@ -16,6 +16,9 @@ namespace {
 constexpr int64_t kReadBytes = 256 << 10;
 // For the gradient of the weight, which is read and written for every task, more.
 constexpr int64_t kGradientReadBytes = 1 << 20;
+// For that of a pointwise convolution, whose input is copied: what is copied at once, and how many pixels.
+constexpr int64_t kPackedBytes = 512 << 10;
+constexpr int64_t kPackedPixels = 128;
 // Its partial sums: all of them together, how many there are at most, and of how many pixels at least.
 constexpr int64_t kPartialBytes = 16 << 20;
 constexpr int64_t kMaxParts = 16;
@@ -105,7 +108,8 @@ class Packing {
 
   void pack(const float* weight, float* packed) const {
     for_each_block([&](const Block& block) {
-      float positions[9][kBlock * kTapsPanel] = {};
+      float positions[9][kBlock * kTapsPanel];
+      std::fill_n(positions[0], offsets_.size() * kBlock * kTapsPanel, 0.0f);
       for_each_weight(
           block, [&](int64_t i, int position, int64_t offset) { positions[position][i] = weight[offset]; });
       for (size_t tap = 0; tap < taps_.size(); ++tap) {
@@ -119,7 +123,8 @@ class Packing {
   // The gradient of the weight from that of its packed form.
   void unpack(const float* packed, float* weight) const {
     for_each_block([&](const Block& block) {
-      float positions[9][kBlock * kTapsPanel] = {};
+      float positions[9][kBlock * kTapsPanel];
+      std::fill_n(positions[0], offsets_.size() * kBlock * kTapsPanel, 0.0f);
       for (size_t tap = 0; tap < taps_.size(); ++tap)
         for (const int position : taps_[tap])
           add(block, packed + packed_offset(block, tap), positions[position]);
@@ -150,12 +155,12 @@ class Packing {
   template <typename Body>
   void for_each_weight(const Block& block, const Body& body) const {
     const int64_t first_write = block.panel * kTapsPanel;
-    for (int64_t write = 0; write < std::min(kTapsPanel, writes_ - first_write); ++write)
-      for (int64_t read = 0; read < block.reads; ++read) {
+    for (size_t p = 0; p < offsets_.size(); ++p)
+      for (int64_t write = 0; write < std::min(kTapsPanel, writes_ - first_write); ++write) {
         const int64_t offset =
-            (first_write + write) * write_stride_ + (block.first_read + read) * read_stride_;
-        for (size_t p = 0; p < offsets_.size(); ++p)
-          body(read * kTapsPanel + write, static_cast<int>(p), offset + offsets_[p]);
+            (first_write + write) * write_stride_ + block.first_read * read_stride_ + offsets_[p];
+        for (int64_t read = 0; read < block.reads; ++read)
+          body(read * kTapsPanel + write, static_cast<int>(p), offset + read * read_stride_);
       }
   }
 
@@ -216,16 +221,21 @@ void as_one_column(Video* video) {
   video->images = video->width = 1;
 }
 
-// The number of segments is a multiple of `multiple` where there are that many rows.
+// What bounds a segment: the bytes that it reads, and its pixels. The number of segments is a multiple of
+// `multiple`, where there are that many rows.
+struct Cut {
+  int64_t read_bytes = kReadBytes, pixels = INT64_MAX, multiple = 1;
+};
+
 TapsPlan make_plan(const ConvInput& input, const TapAxis& axis, int64_t out_height, int64_t out_width,
-                   int64_t out_channels, int64_t multiple = 1) {
+                   int64_t out_channels, const Cut& cut) {
   TapsPlan plan = {input, axis, out_height, out_width, out_channels, 0, 0, 0, 0, false};
   const int64_t rows = ceil_div(out_height, axis.out_step), columns = ceil_div(out_width, axis.out_step);
   const int64_t span = axis.end() - axis.lowest();
   plan.read_columns = (columns - 1) * axis.in_step + span;
   const int64_t row_bytes = std::max<int64_t>(plan.read_columns * input.channels, 1) * int64_t{sizeof(float)};
-  const int64_t most = (kReadBytes / row_bytes - span) / axis.in_step + 1;
-  plan.segments = ceil_div(ceil_div(rows, std::clamp<int64_t>(most, 1, rows)), multiple) * multiple;
+  const int64_t most = std::min((cut.read_bytes / row_bytes - span) / axis.in_step + 1, cut.pixels / columns);
+  plan.segments = ceil_div(ceil_div(rows, std::clamp<int64_t>(most, 1, rows)), cut.multiple) * cut.multiple;
   plan.segment_rows = ceil_div(rows, plan.segments);
   plan.segments = ceil_div(rows, plan.segment_rows);
   plan.read_rows = (plan.segment_rows - 1) * axis.in_step + span;
@@ -263,13 +273,13 @@ void taps_conv_cpu(const TapsConvParams& params) {
                   reinterpret_cast<uintptr_t>(output.y) % 64 == 0;
   const Buffer activation = activate(params.norm, &input);
   const TapAxis axis = params.kernel.axis();
-  int64_t multiple = 1;
+  Cut cut;
   if (axis.is_pointwise() && params.norm.groups == 0 && params.statistics == nullptr) {
     as_one_column(&input);
     as_one_column(&output);
-    multiple = max_threads();
+    cut.multiple = max_threads();
   }
-  const TapsPlan plan = make_plan(input, axis, output.height, output.width, output.channels, multiple);
+  const TapsPlan plan = make_plan(input, axis, output.height, output.width, output.channels, cut);
   std::vector<ConvMoments> moments;
   if (params.statistics != nullptr)
     moments.resize(static_cast<size_t>(input.images * plan.segments * plan.phases() * output.channels));
@@ -296,8 +306,7 @@ void taps_conv_cpu(const TapsConvParams& params) {
 
 void taps_weight_gradient_cpu(const TapsWeightGradientParams& params) {
   const TapsKernel& kernel = params.kernel;
-  ConvInput input = params.input;
-  const ConvInput& dy = params.dy;
+  ConvInput input = params.input, dy = params.dy;
   const int64_t pixels = dy.images * dy.height * dy.width;
   if (pixels * kernel.out_channels == 0) {
     std::fill_n(params.dweight, kernel.out_channels * kernel.in_channels * kernel.size * kernel.size, 0.0f);
@@ -305,7 +314,13 @@ void taps_weight_gradient_cpu(const TapsWeightGradientParams& params) {
     return;
   }
   const Buffer activation = activate(params.norm, &input);
-  const TapsPlan plan = make_plan(input, kernel.axis(), dy.height, dy.width, dy.channels);
+  const TapAxis axis = kernel.axis();
+  if (axis.is_pointwise() && params.norm.groups == 0) {
+    as_one_column(&input);
+    as_one_column(&dy);
+  }
+  const Cut cut = axis.is_pointwise() ? Cut{kPackedBytes, kPackedPixels} : Cut{};
+  const TapsPlan plan = make_plan(input, axis, dy.height, dy.width, dy.channels, cut);
   const TapsWeightGradient gradient = {plan, dy};
 
   // Partial sums of ranges of segments; how many depends on the shapes alone.
@@ -321,7 +336,7 @@ void taps_weight_gradient_cpu(const TapsWeightGradientParams& params) {
   const int64_t splits = std::min(ceil_div(max_threads(), parts), panels);
   const auto run = VDM_SIMD(taps_weight_gradient);
   parallel_for(parts * splits, 1, [&](int64_t begin, int64_t end) {
-    const Buffer scratch = allocate(group * (plan.read_size() + gradient.dy_size()));
+    const Buffer scratch = allocate(group * (plan.read_size() + gradient.dy_size()) + gradient.packed_size());
     for (int64_t i = begin; i < end; ++i) {
       const int64_t part = i / splits, split = i % splits;
       const int64_t panel = panels * split / splits, last_panel = panels * (split + 1) / splits;

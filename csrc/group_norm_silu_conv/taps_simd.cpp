@@ -129,10 +129,18 @@ class LinesAhead {
   int64_t width_, pitch_, rows_;
 };
 
+// Consecutive floats: the index-th of `count` shares, in whole cache lines.
+VDM_INLINE Lines share_of_lines(const float* data, int64_t floats, int64_t index, int64_t count) {
+  constexpr int64_t kLine = 16;
+  const int64_t begin = floats * index / count / kLine * kLine, end = floats * (index + 1) / count;
+  return {reinterpret_cast<const char*>(data + begin), (end - begin) * int64_t{sizeof(float)}, 1, 0};
+}
+
 // gemm_add takes its errand by value; this one goes on from product to product.
 struct StepAhead {
   LinesAhead* lines;
   VDM_MEMBER void operator()() const { lines->step(); }
+  VDM_MEMBER void skip(int64_t) const {}
 };
 
 // What the pixels of a tile are the sum of: for each piece, products by row of taps.
@@ -261,7 +269,7 @@ __attribute__((noinline)) void sum_tile(const TileProducts& products, int64_t pi
 // lie beyond the task.
 int lines_ahead(const TapsPlan& plan, const TileProducts& products, const TileOutput& output, int64_t index,
                 int64_t count, bool reads, Lines* lines) {
-  constexpr int64_t kFloat = sizeof(float), kLine = 64;
+  constexpr int64_t kFloat = sizeof(float);
   Lines* next = lines;
   const int64_t offset = index + 1 < count ? kPanel : kTile * output.step - index * kPanel;
   const auto add_output = [&](const float* tensor) {
@@ -270,9 +278,8 @@ int lines_ahead(const TapsPlan& plan, const TileProducts& products, const TileOu
   if (output.residual != nullptr) add_output(output.residual);
   if (!output.streams) add_output(output.y);
   for (int p = 0; p < (plan.in_place && reads ? products.count : 0); ++p) {
-    const int64_t size = kTile * products.a[p].row * kFloat;
-    const int64_t begin = size * index / count / kLine * kLine, end = size * (index + 1) / count;
-    *next++ = {reinterpret_cast<const char*>(products.a[p].data) + size + begin, end - begin, 1, 0};
+    const int64_t size = kTile * products.a[p].row;
+    *next++ = share_of_lines(products.a[p].data + size, size, index, count);
   }
   return static_cast<int>(next - lines);
 }
@@ -344,13 +351,112 @@ void read_dy(const TapsWeightGradient& gradient, const TapsTask& task, const Blo
     const int64_t row = (task.segment * gradient.plan.segment_rows + i) * out_step + block.y;
     const int64_t pixel = ((task.image + image) * dy.height + row) * dy.width + block.x;
     for (int64_t j = 0; j < block.columns; ++j, out += kPanel) {
-      read_elements(dy.x, dy.dtype, (pixel + j * out_step) * dy.channels + channel, columns, out);
-      for (int v = 0; v < kPanel / kLanes; ++v) sum[v] = sum[v] + load(out + v * kLanes);
+      const int64_t from = (pixel + j * out_step) * dy.channels + channel;
+      if (columns < kPanel) read_elements(dy.x, dy.dtype, from, columns, out);
+#pragma GCC unroll 8
+      for (int v = 0; v < kPanel / kLanes; ++v) {
+        if (columns == kPanel) store(out + v * kLanes, load(dy.x, dy.dtype, from + v * kLanes));
+        sum[v] = sum[v] + load(out + v * kLanes);
+      }
     }
   }
   for (int v = 0; v < kPanel / kLanes; ++v) {
     float* const total = dbias + panel * kPanel + v * kLanes;
     store(total, load(total) + sum[v]);
+  }
+}
+
+// The channels of `pixels` pixels as matrices (pixels, kPackedRow), one for each tile of the products, which
+// so read consecutive memory. A power of two between matrices would put what is written for a pixel into few
+// sets of the L1 cache.
+constexpr int64_t kPackedRow = (kGemmRows + kLanes - 1) / kLanes * kLanes;
+constexpr int64_t kMatrixGap = 16;
+
+float* pack_channels(const Piece& piece, int64_t image, int64_t pixels, float* out) {
+  constexpr int64_t kPixels = 16;  // whose channels stay in the L1 cache
+  float* end = out;
+  for (int64_t first = 0; first < pixels; first += kPixels) {
+    const int64_t count = smaller(pixels - first, kPixels);
+    float* to = out + first * kPackedRow;
+    for (int64_t c = 0, rows = 0; c < piece.channels; c += rows) {
+      rows = gemm_rows(piece.channels - c);
+      const float* const in = piece.at(image, 0, first) + c;
+      for (int64_t p = 0; p < count; ++p) {
+#pragma GCC unroll 2
+        for (int i = 0; i < kPackedRow; i += kLanes) {
+          const int lanes = i < rows ? lanes_of(rows - i) : 0;
+          store(to + p * kPackedRow + i, load_partial(in + p * piece.channels + i, lanes));
+        }
+      }
+      to += pixels * kPackedRow + kMatrixGap;
+    }
+    end = to - first * kPackedRow;
+  }
+  return end;
+}
+
+// Out of line, so that the tile sizes exist once. Returns the end of what it has read of `packed`.
+__attribute__((noinline)) const float* multiply_packed(const float* packed, int64_t channels, int64_t pixels,
+                                                       const float* dy, int64_t columns, float* out,
+                                                       LinesAhead& lines) {
+  LinesAhead ahead = lines;  // stays in registers
+  StepAhead errand = {&ahead};
+  for (int64_t c = 0, rows = 0; c < channels; c += rows) {
+    rows = gemm_rows(channels - c);
+    gemm_panel<true>(rows, columns > kHalfPanel ? kPanel : kHalfPanel, {packed, 1, kPackedRow}, dy, kPanel,
+                     out + c * kPanel, kPanel, pixels, kOneProduct, errand);
+    packed += pixels * kPackedRow + kMatrixGap;
+  }
+  lines = ahead;
+  return packed;
+}
+
+// What is read after a panel of the gradient of `pixels` pixels: the next panel, or the first one of the
+// pixels that follow, and of what those read in place, a share.
+int gradient_lines_ahead(const TapsWeightGradient& gradient, const TapsTask& task, const Pieces& input,
+                         int64_t image, int64_t pixels, int64_t panel, Lines* lines) {
+  const TapsPlan& plan = gradient.plan;
+  const ConvInput& dy = gradient.dy;
+  const int64_t size = size_of(dy.dtype), index = panel - task.panel, count = task.last_panel - task.panel;
+  const int64_t row = (task.image + image) * dy.height + task.segment * plan.segment_rows;
+  const int64_t next =
+      index + 1 < count ? panel * kPanel + kPanel : pixels * dy.channels + task.panel * kPanel;
+  Lines* end = lines;
+  *end++ = {static_cast<const char*>(dy.x) + (row * dy.width * dy.channels + next) * size, kPanel * size,
+            pixels, dy.channels * size};
+  for (int p = 0; p < (plan.in_place ? input.count : 0); ++p) {
+    const float* const data = input.pieces[p].at(image, 0, 0);
+    *end++ = share_of_lines(data + pixels * input.pieces[p].channels, pixels * input.pieces[p].channels,
+                            index, count);
+  }
+  return static_cast<int>(end - lines);
+}
+
+// The gradient of a pointwise convolution: both operands of its products are copied to where they are
+// consecutive in memory.
+void pointwise_gradient(const TapsWeightGradient& gradient, const TapsTask& task, const Pieces& input,
+                        float* dpacked, float* dbias, float* dy, float* packed) {
+  const Block block = phase_block(gradient.plan, task.segment, 0);
+  const int64_t pixels = block.columns;
+  for (int64_t image = 0; image < task.images; ++image) {
+    float* to = packed;
+    for (int p = 0; p < input.count; ++p) {
+      to = pack_channels(input.pieces[p], image, pixels, to);
+    }
+    for (int64_t panel = task.panel; panel < task.last_panel; ++panel) {
+      read_dy(gradient, task, block, image, panel, dy, dbias);
+      Lines lines[3];
+      LinesAhead ahead(lines,
+                       lines + gradient_lines_ahead(gradient, task, input, image, pixels, panel, lines));
+      const int64_t columns = smaller(gradient.plan.out_channels - panel * kPanel, kPanel);
+      const float* from = packed;
+      float* out = dpacked + panel * gradient.plan.input.channels * kPanel;
+      for (int p = 0; p < input.count; ++p) {
+        const int64_t channels = input.pieces[p].channels;
+        from = multiply_packed(from, channels, pixels, dy, columns, out, ahead);
+        out += channels * kPanel;
+      }
+    }
   }
 }
 
@@ -379,6 +485,9 @@ void taps_weight_gradient(const TapsWeightGradient& gradient, const TapsTask& ta
   const TapAxis& axis = plan.axis;
   const Pieces input = read_input(plan, task, scratch);
   float* const dy = scratch + task.images * plan.read_size();
+  if (axis.is_pointwise()) {
+    return pointwise_gradient(gradient, task, input, dpacked, dbias, dy, dy + gradient.dy_size());
+  }
   for (int phase = 0; phase < plan.phases(); ++phase) {
     const Block block = phase_block(plan, task.segment, phase);
     for (int64_t panel = task.panel; panel < task.last_panel; ++panel) {

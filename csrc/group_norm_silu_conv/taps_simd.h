@@ -48,11 +48,19 @@ struct TapsWeightGradient {
   TapsPlan plan;
   ConvInput dy;
 
-  int64_t dy_size() const { return plan.segment_rows * plan.columns(0) * kTapsPanel; }
+  int64_t pixels() const { return plan.segment_rows * plan.columns(0); }
+  int64_t dy_size() const { return pixels() * kTapsPanel; }
+  // Of a pointwise convolution's input, at most, which is copied for the products: rows for tiles of 12
+  // channels, or of as few as 6 at the ends of x and of x2, take 16 floats, with a gap between tiles.
+  int64_t packed_size() const {
+    if (!plan.axis.is_pointwise()) return 0;
+    return (pixels() + 1) * 16 * (plan.input.channels / 12 + 4);
+  }
 };
 
 // Adds the sum over the task's pixels to dpacked, which is like a packed weight, and to dbias (panels,
-// kTapsPanel). scratch: images * (read_size() + dy_size())
+// kTapsPanel). scratch: images * (read_size() + dy_size()) +
+// packed_size()
 VDM_DECLARE_SIMD(taps_weight_gradient, (const TapsWeightGradient& gradient, const TapsTask& task,
                                         float* dpacked, float* dbias, float* scratch))
 
