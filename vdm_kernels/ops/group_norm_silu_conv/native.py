@@ -116,21 +116,24 @@ def group_norm_silu_conv_bwd(
     if need_weight or need_bias:
         dweight, dbias = _weight_gradients(_source(x, x2, *norm), kernel, dout)
     dx, daffine, dx2 = empty, [empty] * 4, empty
-    if need_x or need_x2 or any(need_affine):
-        da = _empty_video(x, weight.shape[1], *x.shape[3:])
-        _convolve(_source(dout), kernel._replace(transposed=True), da)
-        if norm_weight is not None and norm_bias is not None and statistics is not None:
+    dy, transposed = _source(dout), kernel._replace(transposed=True)
+    if norm_weight is not None and norm_bias is not None and statistics is not None:
+        if need_x or need_x2 or any(need_affine):
+            da = _empty_video(x, weight.shape[1], *x.shape[3:])
+            _convolve(dy, transposed, da)
             affine = (norm_weight, norm_bias, scale, shift)
             settings = (statistics, num_groups, norm_scope, eps)
             needs_norm = (need_x, *need_affine, need_x2)
             dx, *daffine, dx2 = input_gradients(da, x, x2, *affine, *settings, needs_norm)
-        elif x2 is None:
-            dx = da
-        else:
-            dx, dx2 = (
-                part.contiguous(memory_format=torch.channels_last_3d)
-                for part in da.split((x.shape[1], x2.shape[1]), dim=1)
-            )
+    else:
+        if need_x:
+            dx = _empty_video(x, x.shape[1], *x.shape[3:])
+            part = weight if x2 is None else weight[:, : x.shape[1]]
+            _convolve(dy, transposed._replace(weight=part), dx)
+        if need_x2:
+            assert x2 is not None
+            dx2 = _empty_video(x2, x2.shape[1], *x2.shape[3:])
+            _convolve(dy, transposed._replace(weight=weight[:, x.shape[1] :]), dx2)
     return [gradient if need else empty for gradient, need in zip((dx, dweight, dbias, *daffine, dx2), needs)]
 
 
