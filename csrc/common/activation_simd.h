@@ -26,22 +26,21 @@ VDM_INLINE F32 exp_minus(F32 a) {
   return p * as_float(bits(shifted) << 23);
 }
 
-// For |a| <= kExpLimit.
-VDM_INLINE F32 bounded_sigmoid(F32 a) { return reciprocal(splat(1.0f) + exp_minus(a)); }
-
-VDM_INLINE F32 sigmoid(F32 a) { return bounded_sigmoid(clip(a, splat(kExpLimit))); }
+VDM_INLINE F32 sigmoid(F32 a) {
+  return splat(1.0f) / (splat(1.0f) + exp_minus(clip(a, splat(kExpLimit))));
+}
 
 // a sigmoid(a); below -kExpLimit as there, where it is -1e-36.
 VDM_INLINE F32 silu(F32 a) {
   a = max(splat(-kExpLimit), a);
-  return a * bounded_sigmoid(min(splat(kExpLimit), a));
+  return a / (splat(1.0f) + exp_minus(min(splat(kExpLimit), a)));
 }
 
 // The derivative of SiLU, sigmoid(a) (1 + a (1 - sigmoid(a))), without cancellation: with e = e^-a and s = 1
 // / (1 + e), 1 - s is s e.
 VDM_INLINE F32 silu_derivative(F32 a) {
   a = clip(a, splat(kExpLimit));
-  const F32 e = exp_minus(a), s = reciprocal(splat(1.0f) + e);
+  const F32 e = exp_minus(a), s = splat(1.0f) / (splat(1.0f) + e);
   return s * fma(a * s, e, splat(1.0f));
 }
 

@@ -6,7 +6,7 @@
 //     load, store, stream         unaligned; stream is non-temporal and needs an aligned address, then
 //     stream_fence
 //     load_partial, store_partial the first `count` lanes, 0 <= count <= kLanes; the others are zero
-//     + - * & ^ << >>             lane-wise; << and >> by a constant, >> is logical
+//     + - * / & ^ << >>           lane-wise; << and >> by a constant, >> is logical
 //     fma(a, b, c)                a * b + c
 //     min, max(a, b)              b where either is NaN
 //     reciprocal(a)               within 1 ulp, for normal a whose reciprocal is normal; NaN stays NaN

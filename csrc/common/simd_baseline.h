@@ -80,6 +80,7 @@ VDM_INLINE U64 splat(uint64_t x) { return {u64x2{x, x}}; }
 VDM_INLINE F32 operator+(F32 a, F32 b) { return {a.v + b.v}; }
 VDM_INLINE F32 operator-(F32 a, F32 b) { return {a.v - b.v}; }
 VDM_INLINE F32 operator*(F32 a, F32 b) { return {a.v * b.v}; }
+VDM_INLINE F32 operator/(F32 a, F32 b) { return {a.v / b.v}; }
 VDM_INLINE F32 fma(F32 a, F32 b, F32 c) { return {a.v * b.v + c.v}; }  // contracted where the CPU can
 VDM_INLINE F32 sqrt(F32 a) {
 #if defined(__SSE2__)

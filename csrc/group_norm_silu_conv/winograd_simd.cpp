@@ -198,6 +198,10 @@ VDM_INLINE void combine(Moments& total, float total_count, F32 mean, F32 m2, flo
   total.m2 = fma(delta * delta, splat(total_count * count / sum), total.m2 + m2);
 }
 
+VDM_INLINE F32 total(const F32 (&v)[4]) { return (v[0] + v[1]) + (v[2] + v[3]); }
+VDM_INLINE F32 total(const F32 (&v)[2]) { return v[0] + v[1]; }
+VDM_INLINE F32 total(const F32 (&v)[1]) { return v[0]; }
+
 // One vector of channels of a tile's outputs, `rows` x `columns` of them inside the image: adds bias and
 // residual, stores, and combines what was stored into the moments.
 template <int kSize, bool kWhole>
@@ -224,25 +228,28 @@ VDM_INLINE void store_tile(const ConvOutput& out, F32 (&y)[kSize][kSize], F32 bi
   if (moments == nullptr) return;
   if (moments_count == 0.0f) *moments = {y[0][0], splat(0.0f), splat(0.0f)};
   const float count = static_cast<float>(kWhole ? kSize * kSize : rows * columns);
-  F32 sum = splat(0.0f), m2 = splat(0.0f);
+  // One sum per column: a single one would be a chain of dependent additions.
+  F32 sums[kSize], squares[kSize];
+#pragma GCC unroll 4
+  for (int j = 0; j < kSize; ++j) sums[j] = squares[j] = splat(0.0f);
 #pragma GCC unroll 4
   for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
       y[i][j] = y[i][j] - moments->near;
-      sum = sum + y[i][j];
+      sums[j] = sums[j] + y[i][j];
     }
   }
-  const F32 mean = sum * splat(1.0f / count);
+  const F32 mean = total(sums) * splat(1.0f / count);
 #pragma GCC unroll 4
   for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
 #pragma GCC unroll 4
     for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
       const F32 deviation = y[i][j] - mean;
-      m2 = fma(deviation, deviation, m2);
+      squares[j] = fma(deviation, deviation, squares[j]);
     }
   }
-  combine(*moments, moments_count, mean, m2, count);
+  combine(*moments, moments_count, mean, total(squares), count);
 }
 
 // Turns the products of a panel into output, tile after tile. Moments of the tiles of one image go to
