@@ -123,9 +123,12 @@ class Prefetch {
   // The rows of a task's heads in `parts` parts of a tensor's pixel: 3 of qkv, 1 of dout.
   VDM_MEMBER Prefetch(const AttentionTask& task, const void* tensor, const int64_t* frames, int64_t parts,
                       int64_t pixel)
-      : frame_(frames), last_(frames + task.segment.frames), element_(size_of(task.dtype)) {
+      : frame_(frames),
+        last_(task.ahead ? frames + task.segment.frames : frames),
+        element_(size_of(task.dtype)) {
     const int64_t heads = task.last_head - task.first_head, part = task.heads * task.width;
     const bool whole = heads == task.heads;
+    line_ = static_cast<const char*>(tensor);
     first_ =
         static_cast<const char*>(tensor) + (pixel * parts * part + task.first_head * task.width) * element_;
     rows_ = whole ? 1 : parts;
@@ -163,7 +166,7 @@ class Prefetch {
     return true;
   }
 
-  const char *line_ = nullptr, *end_ = nullptr, *first_;
+  const char *line_, *end_ = nullptr, *first_;
   const int64_t *frame_, *last_;
   int64_t element_, rows_, row_ = 0, bytes_, part_, step_ = 64;
 };

@@ -58,6 +58,7 @@ class Blocks {
         task.dtype = in_.dtype;
         task.heads = in_.heads;
         task.width = in_.width;
+        task.ahead = true;
         task.first_pixel = in_.pixels * block / per_sample_;
         task.last_pixel = in_.pixels * (block + 1) / per_sample_;
         task.first_head = in_.heads * cut / cuts;

@@ -25,6 +25,7 @@ struct AttentionTask {
   int64_t heads, width;
   AttentionSegment segment;
   int64_t first_pixel, last_pixel, first_head, last_head;
+  bool ahead;   // the next pixel is fetched meanwhile
   bool stream;  // outputs are written around the caches: rows are whole cache lines then
 };
 
