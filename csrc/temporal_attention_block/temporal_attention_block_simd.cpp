@@ -16,15 +16,37 @@ constexpr int64_t kTile = 4 * kGemmRows;
 
 VDM_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-VDM_INLINE float sum_of_lanes(F32 a) {
-  alignas(64) float lanes[kLanes];
-  store(lanes, a);
+// Where the tokens are in x or out, one after another: (pixels, frames).
+class TokenOffsets {
+ public:
+  VDM_MEMBER explicit TokenOffsets(const PixelTokens& tokens)
+      : frames_(tokens.frames),
+        frame_step_(tokens.frame_step),
+        channels_(tokens.channels),
+        pixel_(tokens.first) {}
+
+  VDM_MEMBER int64_t next() {
+    const int64_t offset = pixel_ + frame_ * frame_step_;
+    if (++frame_ == frames_) {
+      frame_ = 0;
+      pixel_ += channels_;
+    }
+    return offset;
+  }
+
+ private:
+  int64_t frames_, frame_step_, channels_, pixel_, frame_ = 0;
+};
+
+// Lane i is the sum of the lanes of rows[i].
+VDM_INLINE F32 sums_of_lanes(F32 (&rows)[kLanes]) {
+  transpose(rows);
 #pragma GCC unroll 4
   for (int half = kLanes / 2; half > 0; half /= 2) {
 #pragma GCC unroll 8
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    for (int i = 0; i < half; ++i) rows[i] = rows[i] + rows[i + half];
   }
-  return lanes[0];
+  return rows[0];
 }
 
 // Calls body(c, kLanes) for whole vectors of channels, and body(c, count) for the rest.
@@ -42,32 +64,49 @@ VDM_INLINE void store_some(float* p, F32 a, int count) {
   count == kLanes ? store(p, a) : store_partial(p, a, count);
 }
 
-// The mean is subtracted before anything is squared; its own rounding error, which matters where the mean is
-// large, is the mean of what is left.
-VDM_INLINE void normalize(const void* x, DType dtype, int64_t offset, int64_t channels, const TokenNorm& norm,
-                          float* copy, float* normed) {
+// Up to kLanes tokens of x at `from`, to consecutive rows. The mean is subtracted before anything is squared;
+// its own rounding error, which matters where the mean is large, is the mean of what is left.
+VDM_INLINE void normalize(const void* x, DType dtype, const int64_t* from, int tokens, int64_t channels,
+                          const TokenNorm& norm, float* copy, float* normed) {
+  const int64_t row = block_row(channels);
   const float share = 1.0f / static_cast<float>(channels);
-  F32 sum = splat(0.0f);
-  each_vector(channels, [&](int64_t c, int count) VDM_LAMBDA {
-    const F32 value = load_partial(x, dtype, offset + c, count);
-    store(copy + c, value);
-    sum = sum + value;
-  });
-  const F32 mean = splat(sum_of_lanes(sum) * share);
-  F32 rest = splat(0.0f), squares = splat(0.0f);
-  each_vector(channels, [&](int64_t c, int count) VDM_LAMBDA {
-    store_some(normed + c, load(copy + c) - mean, count);
-    const F32 deviation = load_some(normed + c, count);
-    rest = rest + deviation;
-    squares = fma(deviation, deviation, squares);
-  });
-  const float shift = sum_of_lanes(rest) * share;
-  const float variance = sum_of_lanes(squares) * share - shift * shift;
-  const F32 scale = splat(1.0f / __builtin_sqrtf((variance > 0.0f ? variance : 0.0f * variance) + norm.eps));
-  each_vector(channels, [&](int64_t c, int count) VDM_LAMBDA {
-    const F32 standard = (load(normed + c) - splat(shift)) * scale;
-    store(normed + c, fma(standard, load_some(norm.weight + c, count), load_some(norm.bias + c, count)));
-  });
+  F32 sums[kLanes] = {}, squares[kLanes] = {};
+  alignas(64) float mean[kLanes], shift[kLanes], scale[kLanes];
+  for (int i = 0; i < tokens; ++i) {
+    F32 sum = splat(0.0f);
+    each_vector(channels, [&](int64_t c, int count) VDM_LAMBDA {
+      const F32 value = load_partial(x, dtype, from[i] + c, count);
+      store(copy + i * row + c, value);
+      sum = sum + value;
+    });
+    sums[i] = sum;
+  }
+  store(mean, sums_of_lanes(sums) * splat(share));
+  for (int i = 0; i < tokens; ++i) {
+    F32 rest = splat(0.0f), square = splat(0.0f);
+    each_vector(channels, [&](int64_t c, int count) VDM_LAMBDA {
+      float* const to = normed + i * row + c;
+      store_some(to, load(copy + i * row + c) - splat(mean[i]), count);
+      const F32 deviation = load_some(to, count);
+      rest = rest + deviation;
+      square = fma(deviation, deviation, square);
+    });
+    sums[i] = rest;
+    squares[i] = square;
+  }
+  store(shift, sums_of_lanes(sums) * splat(share));
+  store(scale, sums_of_lanes(squares) * splat(share));
+  for (int i = 0; i < kLanes; ++i) {
+    const float variance = scale[i] - shift[i] * shift[i];
+    scale[i] = 1.0f / __builtin_sqrtf((variance > 0.0f ? variance : 0.0f * variance) + norm.eps);
+  }
+  for (int i = 0; i < tokens; ++i) {
+    each_vector(channels, [&](int64_t c, int count) VDM_LAMBDA {
+      float* const to = normed + i * row + c;
+      const F32 standard = (load(to) - splat(shift[i])) * splat(scale[i]);
+      store(to, fma(standard, load_some(norm.weight + c, count), load_some(norm.bias + c, count)));
+    });
+  }
 }
 
 // Asks for part i of n of the next pixels.
@@ -92,18 +131,63 @@ __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, GemmA a, 
   gemm_panel<false>(rows, columns > kHalfPanel ? kPanel : kHalfPanel, a, b, kPanel, c, c_row, k);
 }
 
+// Some tokens of one panel of the output.
+struct OutputTile {
+  void* out;
+  DType dtype;
+  bool stream;
+  int64_t rows, columns;
+  const float *bias, *residual;
+  int64_t residual_row;
+  int64_t to[kGemmRows];  // where each token is in out
+};
+
+// Brings lines of a tile's residual and of the output nearer while its product is computed: stores that miss
+// the caches would stall in a burst.
+struct OutputLines {
+  const OutputTile& tile;
+  int64_t i = 0;
+
+  VDM_MEMBER void operator()() {
+    const int64_t m = i / 2, c = i % 2 * kHalfPanel;
+    if (m == tile.rows) return;
+    prefetch(tile.residual + m * tile.residual_row + c);
+    if (!tile.stream)
+      __builtin_prefetch(static_cast<const char*>(tile.out) + (tile.to[m] + c) * size_of(tile.dtype), 1);
+    ++i;
+  }
+  VDM_MEMBER void skip(int64_t steps) { i = smaller(i + steps, 2 * tile.rows); }
+};
+
+// out = residual + bias + A B.
+__attribute__((noinline)) void project_tile(const OutputTile& tile, GemmA a, const float* b, int64_t k) {
+  alignas(64) float product[kGemmRows * kPanel];
+  OutputLines lines = {tile};
+  gemm_panel<false>(tile.rows, tile.columns > kHalfPanel ? kPanel : kHalfPanel, a, b, kPanel, product, kPanel,
+                    k, kOneProduct, lines);
+  with_constant(tile.dtype, [&](DType dtype) VDM_LAMBDA {
+    for (int64_t m = 0; m < tile.rows; ++m) {
+      const float* residual = tile.residual + m * tile.residual_row;
+      each_vector(tile.columns, [&](int64_t c, int lanes) VDM_LAMBDA {
+        const F32 sum = load(product + m * kPanel + c) + load(tile.bias + c) + load(residual + c);
+        store_partial(tile.out, dtype, tile.to[m] + c, sum, lanes, tile.stream);
+      });
+    }
+  });
+}
+
 }  // namespace
 
 void normalize_tokens(const PixelTokens& tokens, const void* x, const TokenNorm& norm, float* copy,
                       float* normed) {
-  const int64_t row = block_row(tokens.channels);
+  const int64_t row = block_row(tokens.channels), count = tokens.tokens();
   with_constant(tokens.dtype, [&](DType dtype) VDM_LAMBDA {
-    for (int64_t frame = 0; frame < tokens.frames; ++frame) {
-      for (int64_t pixel = 0; pixel < tokens.pixels; ++pixel) {
-        const int64_t to = (pixel * tokens.frames + frame) * row;
-        normalize(x, dtype, tokens.first + frame * tokens.frame_step + pixel * tokens.channels,
-                  tokens.channels, norm, copy + to, normed + to);
-      }
+    TokenOffsets offsets(tokens);
+    for (int64_t token = 0; token < count; token += kLanes) {
+      const int group = static_cast<int>(smaller(count - token, kLanes));
+      int64_t from[kLanes];
+      for (int i = 0; i < group; ++i) from[i] = offsets.next();
+      normalize(x, dtype, from, group, tokens.channels, norm, copy + token * row, normed + token * row);
     }
   });
 }
@@ -126,28 +210,15 @@ void project_tokens(const TokenLinear& linear, const float* tokens, int64_t coun
 void project_attended(const TokenLinear& linear, const float* bias, const float* attended,
                       const float* residual, const PixelTokens& tokens, void* out, bool stream) {
   const int64_t row = block_row(linear.in), residual_row = block_row(linear.out), count = tokens.tokens();
-  alignas(64) float tile[kTile * kPanel];
   for (int64_t panel = 0; panel < linear.out; panel += kPanel) {
-    const int64_t columns = smaller(linear.out - panel, kPanel);
-    int64_t pixel = 0, frame = 0;
-    for (int64_t token = 0; token < count; token += kTile) {
-      const int64_t rows = smaller(count - token, kTile);
-      multiply(rows, columns, {attended + token * row, row, 1}, linear.packed + panel * linear.in, tile,
-               kPanel, linear.in);
-      with_constant(tokens.dtype, [&](DType dtype) VDM_LAMBDA {
-        for (int64_t m = 0; m < rows; ++m) {
-          const int64_t to = tokens.first + frame * tokens.frame_step + pixel * tokens.channels + panel;
-          const float* add = residual + (token + m) * residual_row + panel;
-          each_vector(columns, [&](int64_t c, int lanes) VDM_LAMBDA {
-            const F32 sum = load(tile + m * kPanel + c) + load(bias + panel + c) + load(add + c);
-            store_partial(out, dtype, to + c, sum, lanes, stream);
-          });
-          if (++frame == tokens.frames) {
-            frame = 0;
-            ++pixel;
-          }
-        }
-      });
+    OutputTile tile = {out,          tokens.dtype, stream,       0, smaller(linear.out - panel, kPanel),
+                       bias + panel, nullptr,      residual_row, {}};
+    TokenOffsets offsets(tokens);
+    for (int64_t token = 0; token < count; token += tile.rows) {
+      tile.rows = gemm_rows(count - token);
+      tile.residual = residual + token * residual_row + panel;
+      for (int64_t m = 0; m < tile.rows; ++m) tile.to[m] = offsets.next() + panel;
+      project_tile(tile, {attended + token * row, row, 1}, linear.packed + panel * linear.in, linear.in);
     }
   }
   if (stream) stream_fence();
