@@ -18,8 +18,8 @@ VDM_INLINE void clear(float* out, int64_t count) {
 
 // What the second meeting multiplies e of a block with, since top and sum are final only now.
 VDM_INLINE F32 final_factor(const SpatialScratch& scratch, int64_t block, int64_t i) {
-  const F32 rise = load(scratch.top + i) - load(scratch.tops + block * kQueries + i);
-  return exp_minus(min(splat(kExpLimit), rise)) * reciprocal(load(scratch.sum + i));
+  const F32 rise = load(scratch.tops + block * kQueries + i) - load(scratch.top + i);
+  return exp2(rise) * reciprocal(load(scratch.sum + i));
 }
 
 // e and dP of a block become P and dS.
@@ -87,30 +87,53 @@ void spatial_attend_bwd(const SpatialGradientTask& gradient, int64_t first, int6
   const int64_t pixels = task.height * task.width, channels = task.q.channels, padded = pad(channels);
   const bool rows = gradient.dq.tensor != nullptr, table = gradient.dtable != nullptr;
   const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(channels));
-  pack(task.k, 0, pixels, 1.0f, scratch.k);
-  pack(task.v, 0, pixels, 1.0f, scratch.v);
+  RowsAhead rows_ahead;
+  const Ahead ahead = {&rows_ahead};
   if (table) clear(gradient.dtable, (2 * task.height - 1) * (2 * task.width - 1));
   for (int64_t query = first; query < last; query += kQueries) {
     const int64_t count = least(kQueries, last - query), columns = pad(count);
+    const bool is_first = query == first, is_last = query + count == last;
     const Runs runs(task.height, task.width, query, count);
     pack(task.q, query, count, scale, scratch.q);
     pack(gradient.dout, query, count, 1.0f, scratch.dout);
-    pack_transposed({scratch.q, DType::kFloat32, count, padded, channels}, 0, count, 1.0f,
+    pack_transposed({scratch.q, DType::kFloat32, count, padded, channels}, 0, count, kLog2E,
                     scratch.q_transposed);
     pack_transposed({scratch.dout, DType::kFloat32, count, padded, channels}, 0, count, 1.0f,
                     scratch.dout_transposed);
     begin_softmax(scratch);
-    clear(scratch.dot, kQueries);
+    rows_ahead.add(gradient.dq, query, count);
+    if (!is_last) {
+      rows_ahead.add(task.q, query + count, kQueries);
+      rows_ahead.add(gradient.dout, query + count, kQueries);
+    }
     for (int64_t key = 0; key < pixels; key += kKeys) {
       const int64_t keys = least(kKeys, pixels - key);
       float* const scores = scratch.scores + key * kQueries;
       float* const dscores = scratch.dscores + key * kQueries;
-      score(task, runs, scratch, key, keys, columns, scores);
+      if (is_first) {
+        pack(task.k, key, keys, 1.0f, scratch.k + key * padded);
+        pack(task.v, key, keys, 1.0f, scratch.v + key * padded);
+        rows_ahead.add(task.k, key + keys, kKeys);
+        rows_ahead.add(task.v, key + keys, kKeys);
+      }
+      float highest[kQueries];
+      score(task, runs, scratch, key, keys, columns, scores, highest, ahead);
       multiply<false>(keys, columns, {scratch.v + key * padded, padded, 1}, scratch.dout_transposed, kQueries,
-                      dscores, kQueries, channels);
+                      dscores, kQueries, channels, ahead);
+      raise_top(scratch, count, highest);
       softmax<true>(scratch, keys, columns, scores, dscores);
       float* const tops = scratch.tops + key / kKeys * kQueries;
       for (int64_t i = 0; i < kQueries; i += kLanes) store(tops + i, load(scratch.top + i));
+    }
+    if (is_last) {
+      rows_ahead.add(gradient.dk_rows, 0, kKeys);
+      rows_ahead.add(gradient.dv_rows, 0, kKeys);
+      if (gradient.next != nullptr) {
+        rows_ahead.add(gradient.next->task.q, 0, kQueries);
+        rows_ahead.add(gradient.next->dout, 0, kQueries);
+        rows_ahead.add(gradient.next->task.k, 0, kKeys);
+        rows_ahead.add(gradient.next->task.v, 0, kKeys);
+      }
     }
     for (int64_t key = 0; key < pixels; key += kKeys) {
       const int64_t keys = least(kKeys, pixels - key);
@@ -118,20 +141,21 @@ void spatial_attend_bwd(const SpatialGradientTask& gradient, int64_t first, int6
       softmax_bwd(scratch, key / kKeys, keys, columns, p, ds);
       if (table) add_to_table(gradient, runs, key, keys, ds, scratch.skewed);
       if (!rows) continue;
+      float *const dk = gradient.dk + key * padded, *const dv = gradient.dv + key * padded;
       const auto add_keys = key > 0 ? multiply<true> : multiply<false>;
-      const auto add_queries = query > first ? multiply<true> : multiply<false>;
-      add_keys(count, padded, {ds, 1, kQueries}, scratch.k + key * padded, padded, scratch.out, padded, keys);
-      add_queries(keys, padded, {p, kQueries, 1}, scratch.dout, padded, gradient.dv + key * padded, padded,
-                  count);
-      add_queries(keys, padded, {ds, kQueries, 1}, scratch.q, padded, gradient.dk + key * padded, padded,
-                  count);
-    }
-    if (!rows) continue;
-    for (int64_t row = 0; row < count; ++row) {
-      for (int64_t c = 0; c < padded; c += kLanes) {
-        write(gradient.dq, query + row, c, load(scratch.out + row * padded + c) * splat(scale));
+      const auto add_queries = is_first ? multiply<false> : multiply<true>;
+      add_keys(count, padded, {ds, 1, kQueries}, scratch.k + key * padded, padded, scratch.out, padded, keys,
+               ahead);
+      add_queries(keys, padded, {p, kQueries, 1}, scratch.dout, padded, dv, padded, count, ahead);
+      add_queries(keys, padded, {ds, kQueries, 1}, scratch.q, padded, dk, padded, count, ahead);
+      if (is_last && gradient.dk_rows.tensor != nullptr) {
+        write_rows(dk, padded, gradient.dk_rows, key, keys, 1.0f);
+        write_rows(dv, padded, gradient.dv_rows, key, keys, 1.0f);
+        rows_ahead.add(gradient.dk_rows, key + keys, kKeys);
+        rows_ahead.add(gradient.dv_rows, key + keys, kKeys);
       }
     }
+    if (rows) write_rows(scratch.out, padded, gradient.dq, query, count, scale);
   }
 }
 

@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kGrain = int64_t{1} << 17;  // multiplications that pay for a thread
 constexpr int64_t kMostParts = 32;            // of the backward pass, where heads of images are fewer
+constexpr float kLog2E = 1.44269504f;
 
 int64_t pad(int64_t count) { return (count + kSpatialPadding - 1) / kSpatialPadding * kSpatialPadding; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -35,7 +36,8 @@ class Layout {
       : in_(in), table_size_((2 * in.height - 1) * (2 * in.width - 1)) {
     if (in.bias_table == nullptr) return;
     tables_.resize(static_cast<size_t>(in.heads * table_size_ + kSpatialPadding));
-    std::copy_n(in.bias_table, in.heads * table_size_, tables_.begin());
+    std::transform(in.bias_table, in.bias_table + in.heads * table_size_, tables_.begin(),
+                   [](float bias) { return bias * kLog2E; });
   }
 
   int64_t pixels() const { return in_.height * in_.width; }
@@ -92,6 +94,7 @@ class Scratch {
                           {&view_.out, group},
                           {&view_.top, queries},
                           {&view_.sum, queries},
+                          {&view_.dot, queries},
                           {&view_.factor, queries},
                           // The backward pass has these too.
                           {&view_.q, group},
@@ -99,9 +102,8 @@ class Scratch {
                           {&view_.dout_transposed, group},
                           {&view_.dscores, scores + kSpatialPadding},
                           {&view_.tops, tops},
-                          {&view_.dot, queries},
                           {&view_.skewed, kSpatialSkewed}};
-    const size_t count = gradients ? std::size(parts) : 8;
+    const size_t count = gradients ? std::size(parts) : 9;
     int64_t size = 0;
     for (size_t i = 0; i < count; ++i) size += parts[i].size;
     memory_ = allocate(size);
@@ -129,8 +131,12 @@ void spatial_attention_cpu(const SpatialAttentionParams& params) {
     while (begin < end) {
       const int64_t head = begin / groups, next = std::min(end, (head + 1) * groups);
       const int64_t first = begin % groups * kSpatialQueries, last = first + (next - begin) * kSpatialQueries;
-      attend(layout.task(head), layout.out_rows(params.out, head), first, std::min(last, layout.pixels()),
-             scratch.view());
+      SpatialTask task = layout.task(head), following;
+      if (next < end) {
+        following = layout.task(head + 1);
+        task.next = &following;
+      }
+      attend(task, layout.out_rows(params.out, head), first, std::min(last, layout.pixels()), scratch.view());
       begin = next;
     }
   });
@@ -151,16 +157,12 @@ void spatial_attention_bwd_cpu(const SpatialAttentionBackwardParams& params) {
   const auto gradient_of = [&](int64_t head, int64_t part) {
     return layout.qkv_rows(params.dqkv, head, part);
   };
-  const auto write_keys = [&](int64_t head, const float* sums) {
-    write(sums, parts, 2 * half, layout.pixels(), gradient_of(head, 1));
-    write(sums + half, parts, 2 * half, layout.pixels(), gradient_of(head, 2));
-  };
   const int64_t work = groups / parts * kSpatialQueries * layout.pixels() * layout.padded() + 1;
   parallel_for(heads * parts, kGrain / work, [&](int64_t begin, int64_t end) {
     const Scratch scratch(layout, true);
     const Buffer own = allocate(rows && parts == 1 ? 2 * half : 0);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i / parts, part = i % parts;
+    const auto task_of = [&](int64_t i) {
+      const int64_t head = i / parts;
       SpatialGradientTask task = {};
       task.task = layout.task(head);
       task.dout = layout.out_rows(params.dout, head);
@@ -169,17 +171,29 @@ void spatial_attention_bwd_cpu(const SpatialAttentionBackwardParams& params) {
         task.dk = parts == 1 ? own.get() : partials.get() + i * 2 * half;
         task.dv = task.dk + half;
       }
+      if (rows && parts == 1) {
+        task.dk_rows = gradient_of(head, 1);
+        task.dv_rows = gradient_of(head, 2);
+      }
       if (table) task.dtable = tables.get() + i * table_row;
+      return task;
+    };
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t part = i % parts;
+      SpatialGradientTask task = task_of(i), next;
+      if (parts == 1 && i + 1 < end) task.next = &(next = task_of(i + 1));
       const int64_t first = groups * part / parts * kSpatialQueries;
       const int64_t last = groups * (part + 1) / parts * kSpatialQueries;
       attend(task, first, std::min(last, layout.pixels()), scratch.view());
-      if (rows && parts == 1) write_keys(head, task.dk);
     }
   });
   if (rows && parts > 1) {
     parallel_for(heads, kGrain / (2 * half * parts + 1), [&](int64_t begin, int64_t end) {
-      for (int64_t head = begin; head < end; ++head)
-        write_keys(head, partials.get() + head * parts * 2 * half);
+      for (int64_t head = begin; head < end; ++head) {
+        const float* const sums = partials.get() + head * parts * 2 * half;
+        write(sums, parts, 2 * half, layout.pixels(), gradient_of(head, 1));
+        write(sums + half, parts, 2 * half, layout.pixels(), gradient_of(head, 2));
+      }
     });
   }
   if (!table) return;

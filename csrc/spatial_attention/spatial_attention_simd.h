@@ -9,7 +9,7 @@
 namespace vdm {
 
 constexpr int64_t kSpatialQueries = 64;  // are worked on together,
-constexpr int64_t kSpatialKeys = 64;     // with so many keys at a time
+constexpr int64_t kSpatialKeys = 128;    // with so many keys at a time
 constexpr int64_t kSpatialPadding = 16;  // rows in scratch are padded to a multiple of this
 
 // The `count` rows of one head in a tensor: pixel p's are `channels` elements from p * stride on.
@@ -24,33 +24,35 @@ using SpatialOutput = SpatialTensor<void>;
 
 struct SpatialTask {
   SpatialRows q, k, v;
-  // (2 height - 1, 2 width - 1), followed by kSpatialPadding readable floats; or null
+  // (2 height - 1, 2 width - 1), times log2(e), followed by kSpatialPadding readable floats; or null
   const float* table;
   int64_t height, width;
+  const SpatialTask* next = nullptr;  // of the head that comes after this one, if any: what is fetched ahead
 };
 
 struct SpatialGradientTask {
   SpatialTask task;
   SpatialRows dout;
-  SpatialOutput dq;  // its tensor is null where only dtable is needed: then dk and dv are too
-  float *dk, *dv;    // (pixels, padded channels), set
-  float* dtable;     // (2 height - 1, 2 width - 1), followed by kSpatialPadding floats, set; or null
+  SpatialOutput dq;  // its tensor is null where only dtable is needed: then those of dk and dv are too
+  float *dk, *dv;    // (pixels, padded channels), set; where they have rows below, these are room for sums
+  SpatialOutput dk_rows, dv_rows;  // set; their tensors are null where dk and dv are parts of a sum
+  float* dtable;  // (2 height - 1, 2 width - 1), followed by kSpatialPadding floats, set; or null
+  const SpatialGradientTask* next = nullptr;  // as task.next
 };
 
 // For one thread, 64-byte aligned. Widths are padded channels; what is transposed has a column for each of
 // kSpatialQueries queries.
 struct SpatialScratch {
-  float *k, *v;               // (pixels, padded channels)
-  float* q_transposed;        // (padded channels, queries)
-  float* scores;              // (keys, queries) and kSpatialPadding floats; backward: of all pixels
-  float* out;                 // (queries, padded channels); backward: dq
-  float *top, *sum, *factor;  // (queries,): of the online softmax
+  float *k, *v;                     // (pixels, padded channels)
+  float* q_transposed;              // (padded channels, queries)
+  float* scores;                    // (keys, queries) and kSpatialPadding floats; backward: of all pixels
+  float* out;                       // (queries, padded channels); backward: dq
+  float *top, *sum, *dot, *factor;  // (queries,): of the online softmax
   // Backward:
   float *q, *dout;         // (queries, padded channels)
   float* dout_transposed;  // (padded channels, queries)
   float* dscores;          // (pixels, queries)
   float* tops;             // (blocks of keys, queries)
-  float* dot;              // (queries,)
   float* skewed;           // see add_to_table
 };
 
