@@ -8,7 +8,7 @@ torch.compile.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -24,26 +24,29 @@ def is_tensor(op: str, name: str, value: object) -> None:
 
 def floating(op: str, name: str, value: Tensor, dim: int, layout: str) -> None:
     """Raises ValueError unless `value` is a floating-point tensor of `dim` dimensions, `layout`."""
-    is_tensor(op, name, value)
-    if value.dtype not in FLOATING:
-        raise ValueError(f"{op}: {name} must be float32, bfloat16, float16 or float64, got {_dtype(value)}")
+    if not isinstance(value, Tensor) or value.dtype not in FLOATING:
+        _refuse_floating(op, name, value)
     if value.dim() != dim:
         raise ValueError(f"{op}: {name} must be {layout}, got shape {_shape(value)}")
 
 
+def _refuse_floating(op: str, name: str, value: Tensor) -> NoReturn:
+    is_tensor(op, name, value)
+    raise ValueError(f"{op}: {name} must be float32, bfloat16, float16 or float64, got {_dtype(value)}")
+
+
 def batched(op: str, name: str, value: Tensor) -> None:
     """Raises ValueError unless `value` is a floating-point tensor of at least two dimensions."""
-    is_tensor(op, name, value)
-    if value.dtype not in FLOATING:
-        raise ValueError(f"{op}: {name} must be float32, bfloat16, float16 or float64, got {_dtype(value)}")
+    if not isinstance(value, Tensor) or value.dtype not in FLOATING:
+        _refuse_floating(op, name, value)
     if value.dim() < 2:
         raise ValueError(f"{op}: {name} must be (B, ...) such as (B, C, F, H, W), got shape {_shape(value)}")
 
 
-def shape(op: str, name: str, value: Tensor, expected: Sequence[int], layout: str) -> None:
+def shape(op: str, name: str, value: Tensor, expected: tuple[int, ...], layout: str) -> None:
     """Raises ValueError unless `value` is a tensor of the expected shape, named by `layout`."""
-    is_tensor(op, name, value)
-    if value.shape != tuple(expected):
+    if not isinstance(value, Tensor) or value.shape != expected:
+        is_tensor(op, name, value)
         raise ValueError(f"{op}: {name} must be {layout} = {tuple(expected)}, got {_shape(value)}")
 
 
@@ -171,11 +174,12 @@ def _shape(value: Tensor) -> tuple[int, ...]:
     return tuple(value.shape)
 
 
-def autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
+def autocast(first: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """The tensors (of one device) in the autocast dtype where autocast is on; else as they are."""
-    first = next(tensor for tensor in tensors if tensor is not None)
+    if not torch._C._is_any_autocast_enabled():
+        return (first, *others)
     kind = first.device.type
     if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind) or first.dtype == torch.float64:
-        return tensors
+        return (first, *others)
     target = torch.get_autocast_dtype(kind)
-    return tuple(None if tensor is None else tensor.to(target) for tensor in tensors)
+    return tuple(None if tensor is None else tensor.to(target) for tensor in (first, *others))

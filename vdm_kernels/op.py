@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from vdm_kernels import native
 from vdm_kernels.setting import Setting
@@ -185,7 +186,7 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         """Runs the op on the backend that `select` gives."""
         backend = self.select(args)
-        compiling = torch.compiler.is_compiling()
+        compiling = is_compiling()
         if backend == "reference":
             # It is traced into, so that it can be fused and differentiated like any other code.
             return self.reference(*args) if compiling else self._run(*args, backend)
@@ -202,7 +203,7 @@ class Op:
         Raises:
             ValueError: the forced backend does not support this call.
         """
-        forced = forced_backend() if prefer is None else None
+        forced = _FORCED.get() if prefer is None else None
         if forced is not None:
             reason = self.unsupported(forced, args)
             if reason is not None:
@@ -222,9 +223,11 @@ class Op:
         implementation = self._implementations[backend]
         if isinstance(implementation, str):
             return implementation
+        if backend == "reference":
+            return None
         if backend == "triton" and not _INTERPRETING and not self._is_cuda(args):
             return "Triton runs CPU tensors only under TRITON_INTERPRET=1"
-        if backend != "reference" and _transforming():
+        if not is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
             return "only the reference can be transformed by torch.func"
         return implementation.supports(*args)
 
@@ -251,15 +254,18 @@ class Op:
         return bool(args[self._tensors[0]].is_cuda)
 
     def _needs_grad(self, args: Sequence[Any]) -> bool:
-        return torch.is_grad_enabled() and any(
-            args[i] is not None and args[i].requires_grad for i in self._tensors
-        )
+        if torch.is_grad_enabled():
+            for i in self._tensors:
+                if args[i] is not None and args[i].requires_grad:
+                    return True
+        return False
 
     def _is_intercepted(self, args: Sequence[Any]) -> bool:
         """Whether a mode or a tensor subclass wants to see the call."""
-        return torch._C._len_torch_dispatch_stack() > 0 or any(
-            args[i] is not None and type(args[i]) not in _PLAIN for i in self._tensors
-        )
+        plain = torch._C._len_torch_dispatch_stack() == 0
+        for i in self._tensors:
+            plain = plain and (args[i] is None or type(args[i]) in _PLAIN)
+        return not plain
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         *args, ctx.backend = inputs
@@ -290,10 +296,6 @@ class Op:
         for i, need, result in zip(self.positions, needs, results):
             gradients[i] = result if need else None
         return tuple(gradients)
-
-
-def _transforming() -> bool:
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def fake_gradients(*tensors: Tensor | None, needs: Sequence[bool]) -> list[Tensor]:

@@ -60,10 +60,10 @@ class Result:
 
 def tensors(dtype: torch.dtype, device: torch.device | str, seed: int = 0) -> Callable[..., Tensor]:
     """A function of sizes that gives standard normal tensors: the same numbers for every dtype and device."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device=device, dtype=dtype)
+        return torch.randn(*shape, generator=generator, device="cpu").to(device=device, dtype=dtype)
 
     return normal
 

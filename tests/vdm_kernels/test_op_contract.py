@@ -144,6 +144,16 @@ def test_backward_runs_on_the_backend_of_forward(name: str, target: tuple[str, s
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_default_device_does_not_count(name: str, target: tuple[str, str]) -> None:
+    device, backend = target
+    op, sample = OPS[name], _typical(name, device)
+    expected = run(op, _function(name), sample, backend=backend)
+    with torch.device("meta"):
+        actual = run(op, _function(name), sample, backend=backend)
+    assert_results_close(actual, expected, expected, f"{name} on {backend}")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_each_gradient_alone_is_the_same(name: str, target: tuple[str, str]) -> None:
     device, backend = target
     op, sample = OPS[name], _typical(name, device)

@@ -65,4 +65,4 @@ def _modulation(op: str, name: str, value: Tensor | None, x: Tensor, channels: i
             f"got {tuple(value.shape)}"
         )
     checks.device(op, name, value, x.device)
-    return (value[:, None] if value.dim() == 2 else value).contiguous()
+    return (value.unsqueeze(1) if value.dim() == 2 else value).contiguous()

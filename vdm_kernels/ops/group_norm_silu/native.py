@@ -39,14 +39,14 @@ def norm_tensors(
     statistics: Tensor | None, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None
 ) -> NormTensors:
     """Converts what is not float32."""
-    scale, shift = (None if t is None else _float32(t) for t in (scale, shift))
+    scale, shift = None if scale is None else _float32(scale), None if shift is None else _float32(shift)
     if scale is not None and shift is not None and scale.shape != shift.shape:
         scale, shift = (t.contiguous() for t in torch.broadcast_tensors(scale, shift))
     return NormTensors(statistics, _float32(weight), _float32(bias), scale, shift)
 
 
 def _float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float32).contiguous()
+    return tensor.float().contiguous()
 
 
 def supports_group_norm_silu(

@@ -226,9 +226,10 @@ def group_norm_silu_conv(
         checks.one_of(op, "norm_scope", norm_scope, ("frame", "video"))
         checks.non_negative(op, "eps", eps)
         norm = {"norm_weight": norm_weight, "norm_bias": norm_bias, "num_groups": num_groups}
-        missing = next(name for name, value in norm.items() if value is None)
-        for name, value in {**norm, "scale": scale, "shift": shift}.items():
+        norm |= {"scale": scale, "shift": shift}
+        for name, value in norm.items():
             if value is not None:
+                missing = next(name for name, value in norm.items() if value is None)
                 raise ValueError(
                     f"{op}: {name} must come with norm_weight, norm_bias and num_groups, got {missing}=None"
                 )

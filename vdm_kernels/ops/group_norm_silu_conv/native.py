@@ -73,7 +73,7 @@ def group_norm_silu_conv(
     size = (2 * height, 2 * width) if upsample else ((height - 1) // stride + 1, (width - 1) // stride + 1)
     y = _empty_video(x, weight.shape[0], *size)
     rows = (batch, frames, weight.shape[0], 2) if return_statistics else (0,)
-    y_statistics = x.new_empty(rows, dtype=torch.float64)
+    y_statistics = torch.empty(rows, dtype=torch.float64, device=x.device)
     _convolve(
         _source(x, x2, *norm), _Kernel(weight, stride, upsample, precision), y, bias, residual, y_statistics
     )
@@ -185,7 +185,7 @@ class _Kernel(NamedTuple):
 
 def _empty_video(like: Tensor, channels: int, height: int, width: int) -> Tensor:
     shape = (like.shape[0], channels, like.shape[2], height, width)
-    return torch.empty(shape, dtype=like.dtype, memory_format=torch.channels_last_3d)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last_3d)
 
 
 def _convolve(
@@ -219,17 +219,17 @@ def _convolve(
 
 def packed_linear(weight: Tensor) -> Tensor:
     """The weight (Cout, C) of a linear layer in panels of 32 output channels: that of a 1x1 convolution."""
-    kernel = _Kernel(weight[:, :, None, None], stride=1, upsample=False, precision="strict")
-    return _packed(kernel.weight, kernel.arguments())
+    return _packed(weight, (*weight.shape, 1, 1, False, False))
 
 
 def _packed(weight: Tensor, kernel: tuple[Any, ...]) -> Tensor:
-    """The weight as the sum over taps reads it; kept while the weight stays what it is."""
+    """The weight (Cout, C, k, k), or (Cout, C), as the sum over taps reads it; kept while it stays what it is."""
     assert C is not None
 
     def pack(packed: Tensor) -> None:
         floats = weight.float()
-        launch("taps_pack", weight.device, kernel, floats.data_ptr(), floats.stride(), packed.data_ptr())
+        strides = (*floats.stride(), 1, 1)[:4]
+        launch("taps_pack", weight.device, kernel, floats.data_ptr(), strides, packed.data_ptr())
 
     return weights.prepared(weight, ("taps", *kernel), C.taps_packed_size(kernel), pack)
 
@@ -240,13 +240,13 @@ def _weight_gradients(source: _Source, kernel: _Kernel, dout: Tensor) -> tuple[T
     winograd = kernel.winograd(*dout.shape[3:])
     if winograd is not None and winograd.out_channels >= FEWEST_CHANNELS:
         dweight = torch.empty_like(weight)
-        dbias = torch.empty(weight.shape[0], dtype=torch.float32)
+        dbias = weight.new_empty(weight.shape[0], dtype=torch.float32)
         videos = (source.video, source.norm, _source(dout).video)
         result = (dweight.data_ptr(), DTYPE_CODES[weight.dtype], weight.stride(), dbias.data_ptr())
         launch("winograd_weight_gradient", dout.device, winograd, *videos, *result)
         return dweight, dbias.to(weight.dtype)
     dweight = torch.empty_like(weight, dtype=torch.float32)
-    dbias = torch.empty(weight.shape[0], dtype=torch.float32)
+    dbias = weight.new_empty(weight.shape[0], dtype=torch.float32)
     launch(
         "taps_weight_gradient",
         dout.device,

@@ -53,7 +53,7 @@ def prepared(
     """The weight in some form, or what an earlier call for this form has kept of it; see `kept`."""
     found = kept(weight, form, size, prepare, worth)
     if found is None:
-        prepare(found := torch.empty(size, dtype=torch.float32))
+        prepare(found := torch.empty(size, dtype=torch.float32, device=weight.device))
     return found
 
 
@@ -84,7 +84,7 @@ def kept(
         return None
     if entry.prepared is None:
         _make_room(4 * size, worth)
-        prepare(result := torch.empty(size, dtype=torch.float32))
+        prepare(result := torch.empty(size, dtype=torch.float32, device=weight.device))
         _count(worth, result.nbytes)
         weakref.finalize(result, _count, worth, -result.nbytes)
         _KEEPING[worth].add(entry)

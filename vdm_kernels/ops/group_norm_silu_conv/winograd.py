@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -53,12 +54,16 @@ def winograd_weight(weight: Tensor, kernel: WinogradKernel) -> tuple[Any, ...]:
 
 def transformed_weights(weight: Tensor, kernel: WinogradKernel) -> Tensor | None:
     """G g G^T, as the kernel reads it; None where that is not kept and the kernel makes it as it goes."""
-    assert C is not None
-    form, size = ("winograd", *kernel[2:]), C.winograd_weights_size(kernel)
+    form, (size, worth) = ("winograd", *kernel[2:]), _size_and_worth(kernel)
 
     def transform(transformed: Tensor) -> None:
         launch("winograd_weights", weight.device, winograd_weight(weight, kernel), transformed.data_ptr())
 
-    if C.winograd_makes_weights(kernel):
-        return weights.kept(weight, form, size, transform, Worth.LITTLE)
-    return weights.prepared(weight, form, size, transform, Worth.SOME)
+    keep = weights.kept if worth == Worth.LITTLE else weights.prepared
+    return keep(weight, form, size, transform, worth)
+
+
+@functools.cache
+def _size_and_worth(kernel: WinogradKernel) -> tuple[int, Worth]:
+    assert C is not None
+    return C.winograd_weights_size(kernel), Worth.LITTLE if C.winograd_makes_weights(kernel) else Worth.SOME
