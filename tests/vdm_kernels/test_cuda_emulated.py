@@ -24,7 +24,8 @@ pytestmark = [
     pytest.mark.skipif(native.C is None, reason=f"without an extension no native backend: {native.WHY_NOT}"),
     pytest.mark.skipif(cuda_emulator.why_not() is not None, reason=str(cuda_emulator.why_not())),
 ]
-NAMES = sorted(source.stem.removesuffix("_cuda") for source in cuda_emulator.SOURCES)
+STEMS = {source.stem.removesuffix("_cuda") for source in cuda_emulator.SOURCES}
+NAMES = sorted(stem for stem in STEMS if not stem.endswith("_bwd"))
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -86,7 +86,7 @@ CUDA_MAX_WIDTH = 128
 CUDA_MAX_SEQUENCES = 2**31 - 1
 
 # The warps that a multiprocessor holds at once, by (size of an element, backward): of up to 16 frames and heads of up
-# to 32, 64 and 128 numbers; of up to 32 frames; of up to 64. temporal_attention_cuda.cu has the same table.
+# to 32, 64 and 128 numbers; of up to 32 frames; of up to 64. temporal_attention_cuda.cuh has the same table.
 _CUDA_WARPS_PER_SM = {
     (2, False): (24, 16, 12, 16, 12),
     (2, True): (16, 12, 12, 12, 8),
