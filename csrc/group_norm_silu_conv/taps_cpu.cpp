@@ -6,6 +6,7 @@
 
 #include "common/cache.h"
 #include "common/parallel.h"
+#include "common/scratch.h"
 #include "group_norm_silu_conv/taps.h"
 #include "group_norm_silu_conv/taps_simd.h"
 
@@ -291,14 +292,14 @@ void taps_conv_cpu(const TapsConvParams& params) {
   const int64_t splits = std::min(ceil_div(max_threads(), blocks), plan.panels());
   const auto kernel = VDM_SIMD(taps_conv);
   parallel_for(blocks * splits, 1, [&](int64_t begin, int64_t end) {
-    const Buffer scratch = allocate(group * plan.read_size());
+    float* const memory = scratch(ScratchSlot::kThread, group * plan.read_size());
     for (int64_t i = begin; i < end; ++i) {
       const int64_t split = i % splits, segment = i / splits % plan.segments;
       const int64_t image = i / splits / plan.segments * group;
       kernel(conv,
              {image, std::min(group, input.images - image), segment, plan.panels() * split / splits,
               plan.panels() * (split + 1) / splits},
-             scratch.get());
+             memory);
     }
   });
   if (params.statistics != nullptr) combine_statistics(plan, moments.data(), params.statistics);
@@ -330,24 +331,25 @@ void taps_weight_gradient_cpu(const TapsWeightGradientParams& params) {
   int64_t parts = 1;
   while (2 * parts <= most) parts *= 2;
   const int64_t panels = plan.panels(), part_size = size + panels * kTapsPanel;
-  const Buffer partial = allocate(parts * part_size);
+  float* const partial = scratch(ScratchSlot::kShared, parts * part_size);
 
   const int64_t group = images_per_task(plan, segments, parts, kGradientReadBytes);
   const int64_t splits = std::min(ceil_div(max_threads(), parts), panels);
   const auto run = VDM_SIMD(taps_weight_gradient);
   parallel_for(parts * splits, 1, [&](int64_t begin, int64_t end) {
-    const Buffer scratch = allocate(group * (plan.read_size() + gradient.dy_size()) + gradient.packed_size());
+    float* const memory = scratch(ScratchSlot::kThread,
+                                  group * (plan.read_size() + gradient.dy_size()) + gradient.packed_size());
     for (int64_t i = begin; i < end; ++i) {
       const int64_t part = i / splits, split = i % splits;
       const int64_t panel = panels * split / splits, last_panel = panels * (split + 1) / splits;
-      float *const dpacked = partial.get() + part * part_size, *const dbias = dpacked + size;
+      float *const dpacked = partial + part * part_size, *const dbias = dpacked + size;
       std::fill(dpacked + size / panels * panel, dpacked + size / panels * last_panel, 0.0f);
       std::fill(dbias + kTapsPanel * panel, dbias + kTapsPanel * last_panel, 0.0f);
       const int64_t last = segments * (part + 1) / parts;
       for (int64_t segment = segments * part / parts; segment < last;) {
         const int64_t images = std::min(group, last - segment);
         run(gradient, {segment / plan.segments, images, segment % plan.segments, panel, last_panel}, dpacked,
-            dbias, scratch.get());
+            dbias, memory);
         segment += images;
       }
     }
@@ -357,8 +359,8 @@ void taps_weight_gradient_cpu(const TapsWeightGradientParams& params) {
     for (int64_t part = 1; part < parts; ++part)
       for (int64_t i = begin; i < end; ++i) partial[i] += partial[part * part_size + i];
   });
-  Packing(kernel, params.strides).unpack(partial.get(), params.dweight);
-  std::copy_n(partial.get() + size, kernel.out_channels, params.dbias);
+  Packing(kernel, params.strides).unpack(partial, params.dweight);
+  std::copy_n(partial + size, kernel.out_channels, params.dbias);
 }
 
 }  // namespace vdm

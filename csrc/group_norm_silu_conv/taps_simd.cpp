@@ -1,8 +1,9 @@
 // One matrix product for each tap: its rows are the pixels of an image's row, which have a constant distance
 // in memory also where they are every other pixel. The input is activated once per segment, into rows that
 // stay in the L2 cache; taps beside each other, whose pixels follow each other without a gap, are one product
-// with a longer sum. A tile of kTile pixels and one panel of channels stays in the L1 cache from its first
-// tap until it is stored.
+// with a longer sum. Whole panels of float32 go from the registers, where they are summed, to y; other tiles,
+// of kTile pixels and one panel of channels, stay in the L1 cache from their first tap until they are stored.
+// Each step of a product also asks for a cache line of what is next: input, residual and output.
 #include "group_norm_silu_conv/taps_simd.h"
 
 #include "common/gemm_simd.h"
@@ -87,9 +88,11 @@ Block phase_block(const TapsPlan& plan, int64_t segment, int phase) {
 }
 
 // Out of line, so that the tile sizes exist once.
+template <bool kAccumulate>
 __attribute__((noinline)) void multiply(int64_t rows, int64_t columns, GemmA a, const float* b, float* c,
                                         int64_t k, GemmSum products) {
-  gemm_panel<true>(rows, columns > kHalfPanel ? kPanel : kHalfPanel, a, b, kPanel, c, kPanel, k, products);
+  gemm_panel<kAccumulate>(rows, columns > kHalfPanel ? kPanel : kHalfPanel, a, b, kPanel, c, kPanel, k,
+                          products);
 }
 
 // Memory that will be touched soon: rows of `width` bytes, `pitch` apart.
@@ -168,10 +171,12 @@ TileProducts tile_products(const TapsPlan& plan, const Block& block, const Piece
 // A tile (pixels, kPanel).
 void sum_taps(const TileProducts& products, int64_t pixels, int64_t columns, const float* packed,
               float* tile) {
-  fill_zero(tile, pixels * kPanel);
+  if (products.rows[0].count == 0) return fill_zero(tile, pixels * kPanel);
   for (int p = 0; p < products.count; ++p) {
-    multiply(pixels, columns, products.a[p], packed, tile, products.k[p], products.rows[p]);
-    packed += products.rows[p].count * products.rows[p].b_step;
+    const GemmSum& rows = products.rows[p];
+    p == 0 ? multiply<false>(pixels, columns, products.a[p], packed, tile, products.k[p], rows)
+           : multiply<true>(pixels, columns, products.a[p], packed, tile, products.k[p], rows);
+    packed += rows.count * rows.b_step;
   }
 }
 
@@ -310,11 +315,11 @@ void convolve(const TapsConv& conv, const TapsTask& task, const Block& block, co
         const int64_t first_tap = panel * axis.total() + axis.first_tap(block.y, block.x);
         const float* const packed = conv.packed + first_tap * plan.input.channels * kPanel;
         if (direct && columns == kPanel) {
-          const TileOutput first = {
+          const TileOutput whole = {
               static_cast<float*>(output.y) + out,
               output.residual == nullptr ? nullptr : static_cast<const float*>(output.residual) + out,
               output.bias, step, streams_lines(output)};
-          const TileOutput to = first.at(0, panel * kPanel);
+          const TileOutput to = whole.at(0, panel * kPanel);
           Lines lines[4];
           const int count = lines_ahead(plan, products, to, panel - first_panel, last_panel - first_panel,
                                         first_panel == task.panel, lines);
@@ -506,9 +511,9 @@ void taps_weight_gradient(const TapsWeightGradient& gradient, const TapsTask& ta
             for (int64_t image = 0; image < task.images; ++image) {
               const GemmA a = {piece.at(image, block.first_row + t, block.first_column) + c, 1,
                                axis.in_step * piece.channels};
-              multiply(smaller(channels - c, kTile), columns, a, dy + image * gradient.dy_size(),
-                       out + c * kPanel, block.columns,
-                       {block.rows, axis.in_step * piece.row_step, block.columns * kPanel});
+              multiply<true>(smaller(channels - c, kTile), columns, a, dy + image * gradient.dy_size(),
+                             out + c * kPanel, block.columns,
+                             {block.rows, axis.in_step * piece.row_step, block.columns * kPanel});
             }
           }
           out += channels * kPanel;

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import vdm_kernels
 from vdm_kernels import native
 from vdm_kernels.native import DTYPE_CODES, launch, pointer
 from vdm_kernels.ops.channel_statistics.reference import channel_statistics
@@ -246,6 +247,17 @@ def test_second_input(isa: str, kind: Kind) -> None:
     Problem(kind, (2, 6, 7, 5, 9), channels2=4).check()
     Problem(kind, (2, 6, 7, 32, 40), channels2=16, num_groups=6, residual=True).check()
     Problem(kind, (1, 30, 31, 40, 9), channels2=24, residual=True).check()
+    Problem(kind, (1, 30, 31, 40, 72), channels2=24, residual=True).check()
+
+
+def test_output_larger_than_the_cache(isa: str) -> None:
+    normal = tensors(torch.float32, CPU)
+    x, residual = normal(1, 8, 9, 128, 128), normal(1, 64, 9, 128, 128)
+    weight, bias = normal(64, 8, 1, 1), normal(64)
+    with vdm_kernels.use_backend("native"):
+        y = vdm_kernels.group_norm_silu_conv(channels_last(x), weight, bias, residual=channels_last(residual))
+    expected = F.conv3d(x, weight[:, :, None], bias) + residual
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_mean_over_std(isa: str, kind: Kind) -> None:
@@ -266,15 +278,16 @@ def test_empty(kind: Kind, shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 4, 4, 64, 200), (1, 51, 49, 48, 40), (5, 8, 8, 32, 64)])
 def test_results_do_not_depend_on_the_number_of_threads(kind: Kind, shape: tuple[int, ...]) -> None:
-    problem = Problem(kind, shape, num_groups=8, residual=True)
+    problems = [Problem(kind, shape, num_groups=groups, residual=True) for groups in (0, 8)]
     before = torch.get_num_threads()
     try:
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(problem.run())
+            results.append([problem.run() for problem in problems])
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
-        for name, result in results[0].items():
-            assert torch.equal(result, other[name]), name
+        for expected, actual in zip(results[0], other):
+            for name, result in expected.items():
+                assert torch.equal(result, actual[name]), name
