@@ -248,13 +248,13 @@ GroupNormSiluParams group_norm_silu(Address x, Address a, int dtype, int64_t pix
                      modulation_frames, video, eps)};
 }
 
-GroupNormSiluBackwardParams group_norm_silu_bwd(Address da, Address x, Address x2, Address dx, Address dx2,
-                                                Address dweight, Address dbias, Address dscale,
-                                                Address dshift, int da_dtype, int dtype, int64_t pixels,
-                                                int64_t x_channels, Address statistics, Address weight,
-                                                Address bias, Address scale, Address shift, int64_t batch,
-                                                int64_t frames, int64_t channels, int64_t groups,
-                                                int64_t modulation_frames, bool video, double eps) {
+// da, x, x2, dx, dx2, dweight, dbias, dscale, dshift, dtypes of da and x, pixels, channels of x, norm
+using GroupNormSiluBackwardArgs = std::tuple<Address, Address, Address, Address, Address, Address, Address,
+                                             Address, Address, int, int, int64_t, int64_t, GroupNormArgs>;
+
+GroupNormSiluBackwardParams group_norm_silu_bwd(const GroupNormSiluBackwardArgs& args) {
+  const auto& [da, x, x2, dx, dx2, dweight, dbias, dscale, dshift, da_dtype, dtype, pixels, x_channels,
+               norm] = args;
   return {pointer(da),
           pointer(x),
           pointer(x2),
@@ -268,8 +268,7 @@ GroupNormSiluBackwardParams group_norm_silu_bwd(Address da, Address x, Address x
           DType(dtype),
           pixels,
           x_channels,
-          group_norm(statistics, weight, bias, scale, shift, batch, frames, channels, groups,
-                     modulation_frames, video, eps)};
+          conv_norm(norm)};
 }
 
 // The arguments of the algorithms of group_norm_silu_conv come in tuples.
@@ -341,8 +340,19 @@ WinogradWeightsParams winograd_weights(const WinogradWeightArgs& weight, Address
 WinogradConvParams winograd_conv(const WinogradWeightArgs& weight, const ConvInputArgs& input,
                                  const GroupNormArgs& norm, const ConvOutputArgs& output, Address transformed,
                                  Address statistics) {
-  return {winograd_weight(weight), conv_input(input),           conv_norm(norm),
-          conv_output(output),     pointer<float>(transformed), pointer<Statistic>(statistics)};
+  return {winograd_weight(weight),
+          conv_input(input),
+          conv_norm(norm),
+          conv_output(output),
+          pointer<float>(transformed),
+          pointer<Statistic>(statistics),
+          {}};
+}
+
+WinogradInputGradientParams winograd_input_gradient(const WinogradWeightArgs& weight, const ConvInputArgs& dy,
+                                                    Address transformed,
+                                                    const GroupNormSiluBackwardArgs& norm) {
+  return {winograd_weight(weight), conv_input(dy), pointer<float>(transformed), group_norm_silu_bwd(norm)};
 }
 
 WinogradWeightGradientParams winograd_weight_gradient(const WinogradKernelArgs& kernel,
@@ -413,6 +423,7 @@ PYBIND11_MODULE(_C, m) {
         [](const TapsKernelArgs& kernel) { return taps_packed_size(taps_kernel(kernel)); });
   define(m, "winograd_weights_cpu", winograd_weights_cpu, winograd_weights);
   define(m, "winograd_conv_cpu", winograd_conv_cpu, winograd_conv);
+  define(m, "winograd_input_gradient_cpu", winograd_input_gradient_cpu, winograd_input_gradient);
   define(m, "winograd_weight_gradient_cpu", winograd_weight_gradient_cpu, winograd_weight_gradient);
   m.def("winograd_weights_size",
         [](const WinogradKernelArgs& kernel) { return winograd_weights_size(winograd_kernel(kernel)); });

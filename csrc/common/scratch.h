@@ -8,7 +8,7 @@ namespace vdm {
 
 // At least `count` floats, 64-byte aligned, of this thread, until its next call with the same slot. They keep
 // what they held; new ones are not initialized. Throws std::bad_alloc.
-enum class ScratchSlot : int { kThread = 0, kShared = 1, kCount = 2 };
+enum class ScratchSlot : int { kThread = 0, kShared = 1, kGradient = 2, kCount = 3 };
 float* scratch(ScratchSlot slot, int64_t count);
 
 }  // namespace vdm

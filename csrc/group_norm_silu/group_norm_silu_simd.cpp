@@ -75,13 +75,18 @@ VDM_INLINE void read_gradients(const Reader& reader, const ActivationGradient& g
     x[row] = normed.x;
     dz[row] = normed.u;
   }
+  const auto gradient = [&](int row) VDM_LAMBDA {
+    return load_partial(g.data, g.dtype, (pixel + row) * g.channels + g.first_channel + c, lanes);
+  };
+  if (g.of_u) {
+#pragma GCC unroll 8
+    for (int row = 0; row < rows; ++row) dz[row] = gradient(row);
+    return;
+  }
 #pragma GCC unroll 8
   for (int row = 0; row < rows; ++row) dz[row] = silu_derivative(dz[row]);
 #pragma GCC unroll 8
-  for (int row = 0; row < rows; ++row) {
-    const int64_t i = (pixel + row) * g.channels + g.first_channel + c;
-    dz[row] = dz[row] * load_partial(g.da, g.dtype, i, lanes);
-  }
+  for (int row = 0; row < rows; ++row) dz[row] = dz[row] * gradient(row);
 }
 
 // Calls body with copies whose types are constants; the rare pairs of different types share one.

@@ -19,11 +19,12 @@ struct NormedPixels {
   int64_t begin, end;
 };
 
-// The gradient of silu(u), in which these channels may be some of more.
+// The gradient da of silu(u), or dz of u, in which these channels may be some of more.
 struct ActivationGradient {
-  const void* da;  // (pixels, channels) dtype
+  const void* data;  // (pixels, channels) dtype
   DType dtype;
   int64_t channels, first_channel;
+  bool of_u;
 };
 
 // Where pixels are written, (pixels, channels) dtype of the input. With `stream`, around the caches: every

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "common/group_norm.h"
+#include "group_norm_silu/group_norm_silu.h"
 #include "group_norm_silu_conv/conv.h"
 
 namespace vdm {
@@ -58,8 +59,16 @@ struct WinogradConvParams {
   ConvOutput output;
   const float* transformed;  // or null, see winograd_makes_weights
   Statistic* statistics;     // (images, channels, 2) of the output: mean, biased variance; or null
+  // Where the output is the gradient of an activation, that activation: the output becomes dz, the gradient
+  // of what SiLU is applied to, and its statistics are sums, of dz and of dz (x - center). Else x is null.
+  // The channels of x, where there is x2, are a multiple of 16.
+  ConvInput activation;
 };
 void winograd_conv_cpu(const WinogradConvParams& params);
+
+// So many images, or a multiple, are whole blocks of tiles: their statistics are the same bits with and
+// without other images.
+int64_t winograd_whole_images(const WinogradKernel& kernel, const ConvInput& input);
 
 // The gradients of the weight and of the bias.
 struct WinogradWeightGradientParams {
@@ -73,5 +82,15 @@ struct WinogradWeightGradientParams {
   float* dbias;  // (out_channels,)
 };
 void winograd_weight_gradient_cpu(const WinogradWeightGradientParams& params);
+
+// The gradients of x and x2, and of the norm: those that group_norm_silu_bwd_cpu computes from the gradient
+// of the activation, which is the convolution of dy.
+struct WinogradInputGradientParams {
+  WinogradWeight weight;  // transposed
+  ConvInput dy;
+  const float* transformed;          // as above
+  GroupNormSiluBackwardParams norm;  // da is not read
+};
+void winograd_input_gradient_cpu(const WinogradInputGradientParams& params);
 
 }  // namespace vdm

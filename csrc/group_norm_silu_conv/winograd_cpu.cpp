@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "common/cache.h"
@@ -81,6 +82,22 @@ void finish_statistics(const WinogradTiles& tiles, int64_t image, int64_t channe
   for (int64_t c = 0; c < channels; ++c) statistics[2 * c + 1] /= count;
 }
 
+// Sums over the pixels of every channel of one image from its blocks'.
+void finish_sums(const WinogradTiles& tiles, int64_t image, int64_t channels, const float* partials,
+                 Statistic* sums) {
+  const int64_t per_image = tiles.rows * tiles.columns, padded = panel_channels(channels);
+  const int64_t first = image * per_image / tiles.block;
+  const int64_t blocks = ((image + 1) * per_image - 1) / tiles.block - first + 1;
+  partials += image * tiles.slots * 4 * padded;
+  sums += image * channels * 2;
+  std::fill_n(sums, 2 * channels, 0.0);
+  for (int64_t block = 0; block < blocks; ++block, partials += 4 * padded)
+    for (int64_t c = 0; c < channels; ++c) {
+      sums[2 * c] += partials[c];
+      sums[2 * c + 1] += partials[padded + c];
+    }
+}
+
 // The input with the norm as its activation, which lives in memory of activation_size() floats.
 int64_t activation_size(const ConvInput& input, const GroupNorm& norm) {
   return norm.groups == 0 ? 0 : round_up(3 * input.images * input.channels, kLine);
@@ -158,7 +175,8 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
   float* const group_v = shared + input_size + partials_size;
 
   const bool pool = kernel.upsample && kernel.transposed;
-  const WinogradMultiply conv = {input, output, pool, partials};
+  const ConvInput* const activation = params.activation.x == nullptr ? nullptr : &params.activation;
+  const WinogradMultiply conv = {input, output, pool, partials, activation};
   const int64_t panel_size = panel_weights(kernel);
   const auto transform = VDM_SIMD(winograd_transform_input);
   if (!staged) {
@@ -210,10 +228,16 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
   if (params.statistics != nullptr) {
     parallel_for(output.images, 8, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        finish_statistics(tiles, i, output.channels, partials, params.statistics);
+        const auto finish = activation == nullptr ? finish_statistics : finish_sums;
+        finish(tiles, i, output.channels, partials, params.statistics);
       }
     });
   }
+}
+
+int64_t winograd_whole_images(const WinogradKernel& kernel, const ConvInput& input) {
+  const WinogradTiles tiles = tiles_of(input, kernel, winograd_makes_weights(kernel));
+  return tiles.block / std::gcd(tiles.block, tiles.rows * tiles.columns);
 }
 
 int64_t winograd_weights_size(const WinogradKernel& kernel) {

@@ -176,6 +176,7 @@ class TileLines {
     const int64_t pixel = (place.image * height_ + place.y) * width_ + place.x;
     return {tensor_ + pixel * pixel_, offsets_, count_};
   }
+  VDM_MEMBER bool empty() const { return count_ == 0; }
 
  private:
   static constexpr int64_t kCapacity = 512;  // of more channels than that would be, some come later
@@ -252,6 +253,48 @@ VDM_INLINE void store_tile(const ConvOutput& out, F32 (&y)[kSize][kSize], F32 bi
   combine(*moments, moments_count, mean, total(squares), count);
 }
 
+// One vector of channels of what silu((x - center) gain + offset) is the activation of, in the pixels of a
+// tile.
+struct NormedVector {
+  const void* x;
+  DType dtype;
+  int64_t at, row_stride, pixel_stride;
+  F32 center, gain, offset;
+};
+
+// Sums of dz and of dz (x - center).
+struct GradientSums {
+  F32 dz, dz_x;
+};
+
+// As store_tile, of da: stores dz = da silu'(u) and adds it to the sums.
+template <int kSize, bool kWhole>
+VDM_INLINE void store_gradient_tile(const ConvOutput& out, const F32 (&da)[kSize][kSize],
+                                    const NormedVector& normed, int64_t offset, int64_t row_stride, int rows,
+                                    int columns, int lanes, GradientSums& sums) {
+  F32 sum = splat(0.0f), x_sum = sum;
+#pragma GCC unroll 4
+  for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
+    F32 x[kSize];
+#pragma GCC unroll 4
+    for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
+      const int64_t at = normed.at + i * normed.row_stride + j * normed.pixel_stride;
+      x[j] = (kWhole ? load(normed.x, normed.dtype, at) : load_partial(normed.x, normed.dtype, at, lanes)) -
+             normed.center;
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
+      const F32 dz = da[i][j] * silu_derivative(fma(x[j], normed.gain, normed.offset));
+      const int64_t at = offset + i * row_stride + j * out.channels;
+      kWhole ? store(out.y, out.dtype, at, dz, out.stream) : store_partial(out.y, out.dtype, at, dz, lanes);
+      sum = sum + dz;
+      x_sum = fma(dz, x[j], x_sum);
+    }
+  }
+  sums.dz = sums.dz + sum;
+  sums.dz_x = sums.dz_x + x_sum;
+}
+
 // Turns the products of a panel into output, tile after tile. Moments of the tiles of one image go to
 // conv.partials (images, slots, 4, channels rounded up to 16): a value near the mean, the mean relative to
 // it, the sum of squared deviations, and how many pixels they are of.
@@ -268,6 +311,7 @@ class OutputStage {
     for (int v = 0; v < vectors_; ++v) {
       const int64_t channel = products.first + v * kLanes;
       lanes_[v] = lanes_of(out.channels - channel);
+      sums_[v] = {splat(0.0f), splat(0.0f)};
       bias_[v] = out.bias == nullptr ? splat(0.0f) : load_lanes(out.bias + channel, lanes_[v]);
     }
   }
@@ -310,8 +354,18 @@ class OutputStage {
 #pragma GCC unroll 4
             for (int i = 0; i < kSize; ++i) y[i][j] = column[i];
           });
-      Moments* const to = conv_.partials == nullptr ? nullptr : moments_ + v;
       const int64_t row_stride = out.width * out.channels;
+      if (conv_.activation != nullptr) {
+        const NormedVector normed = normed_vector(place, v);
+        if (place.rows == kSize && place.columns == kSize && lanes_[v] == kLanes)
+          store_gradient_tile<kSize, true>(out, y, normed, offset + v * kLanes, row_stride, kSize, kSize,
+                                           kLanes, sums_[v]);
+        else
+          store_gradient_tile<kSize, false>(out, y, normed, offset + v * kLanes, row_stride, place.rows,
+                                            place.columns, lanes_[v], sums_[v]);
+        continue;
+      }
+      Moments* const to = conv_.partials == nullptr ? nullptr : moments_ + v;
       if (place.rows == kSize && place.columns == kSize && lanes_[v] == kLanes)
         store_tile<kSize, true>(out, y, bias_[v], offset + v * kLanes, row_stride, kSize, kSize, kLanes, to,
                                 count_);
@@ -324,12 +378,35 @@ class OutputStage {
     if (conv_.partials != nullptr && ends_image) store_moments(place.image);
   }
 
+  // A vector is of x or of x2, never of both.
+  VDM_MEMBER NormedVector normed_vector(const TilePlace& place, int v) const {
+    const ConvInput& in = *conv_.activation;
+    const int64_t channel = products_.first + v * kLanes, affine = place.image * in.channels + channel;
+    const bool second = channel >= in.channels1;
+    const int64_t channels = second ? in.channels - in.channels1 : in.channels1;
+    const int64_t pixel = (place.image * in.height + place.y) * in.width + place.x;
+    return {second ? in.x2 : in.x,
+            in.dtype,
+            pixel * channels + (second ? channel - in.channels1 : channel),
+            in.width * channels,
+            channels,
+            load_lanes(in.center + affine, lanes_[v]),
+            load_lanes(in.gain + affine, lanes_[v]),
+            load_lanes(in.offset + affine, lanes_[v])};
+  }
+
   VDM_MEMBER void store_moments(int64_t image) {
     const int64_t padded = (conv_.output.channels + kHalfPanel - 1) / kHalfPanel * kHalfPanel;
     const int64_t first_block = image * tiles_.rows * tiles_.columns / tiles_.block;
     const int64_t slot = image * tiles_.slots + products_.begin / tiles_.block - first_block;
     for (int v = 0; v < vectors_; ++v) {
       float* const to = conv_.partials + slot * 4 * padded + products_.first + v * kLanes;
+      if (conv_.activation != nullptr) {
+        store(to, sums_[v].dz);
+        store(to + padded, sums_[v].dz_x);
+        sums_[v] = {splat(0.0f), splat(0.0f)};
+        continue;
+      }
       store(to, moments_[v].near);
       store(to + padded, moments_[v].mean);
       store(to + 2 * padded, moments_[v].m2);
@@ -347,6 +424,7 @@ class OutputStage {
   F32 bias_[kPanel / kLanes];
   int lanes_[kPanel / kLanes];
   Moments moments_[kPanel / kLanes];
+  GradientSums sums_[kPanel / kLanes];
   float count_ = 0.0f;
 };
 
@@ -426,18 +504,27 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
   }
   OutputStage output(conv, tiles, *previous);
   const int size = conv.pool ? tiles.size / 2 : tiles.size;
-  const auto output_lines = [&](const void* tensor) {
-    return TileLines(tensor, out.dtype, out.channels, out.height, out.width, size, previous->first,
-                     min_of(previous->first + previous->columns, out.channels));
+  const auto output_lines = [&](const void* tensor, DType dtype, int64_t channels, int64_t first) {
+    const int64_t last = first + min_of(previous->columns, out.channels - previous->first);
+    return TileLines(tensor, dtype, channels, out.height, out.width, size, max_of(0, first),
+                     tensor == nullptr ? 0 : min_of(last, channels));
   };
-  const TileLines residual = output_lines(out.residual), y = output_lines(out.y);
+  // What the output stage reads and writes; a store to what is in no cache waits for it.
+  const ConvInput* const act = conv.activation;
+  const TileLines output_tensors[] = {
+      act == nullptr ? output_lines(out.residual, out.dtype, out.channels, previous->first)
+                     : output_lines(act->x, act->dtype, act->channels1, previous->first),
+      act == nullptr ? output_lines(nullptr, out.dtype, 0, 0)
+                     : output_lines(act->x2, act->dtype, act->channels - act->channels1,
+                                    previous->first - act->channels1),
+      output_lines(out.stream ? nullptr : out.y, out.dtype, out.channels, previous->first)};
   const int64_t tile_count = previous->end - previous->begin;
   for (int i = 0; i < matrices; ++i) {
     const int64_t begin = tile_count * i / matrices, end = tile_count * (i + 1) / matrices;
     int n = 0;
     for (int64_t t = begin; t < end; ++t) {
-      if (out.residual != nullptr) lines[n++] = residual.of(output.place(t));
-      if (!out.stream) lines[n++] = y.of(output.place(t));  // a store to what is in no cache waits for it
+      for (const TileLines& tensor : output_tensors)
+        if (!tensor.empty()) lines[n++] = tensor.of(output.place(t));
     }
     n += input_lines(i, lines + n);
     multiply(conv, tiles, v, products, i, lines, n);

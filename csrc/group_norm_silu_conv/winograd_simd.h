@@ -50,6 +50,9 @@ struct WinogradMultiply {
   const ConvOutput& output;
   bool pool;        // the 2x2 blocks of the convolution's result are added up
   float* partials;  // moments of the output, (images, slots, 4, channels rounded up to 16), or null
+  // Or null. The output is times silu'(u) of this, and of partials [0] are its sums and [1] those times
+  // x - center.
+  const ConvInput* activation;
 };
 
 // The products of tiles [begin, end) for output channels [first, first + columns), 32 of them or 16 for the

@@ -140,11 +140,40 @@ def test_the_number_of_threads_changes_nothing(case: str) -> None:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             gradients, y, statistics = run("native", values)
-            results.append([y, statistics, gradients["x"], gradients["weight"], gradients["bias"]])
+            results.append([y, statistics, *gradients.values()])
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0]))
+
+
+@pytest.mark.parametrize("norm_scope", ["frame", "video"])
+@pytest.mark.parametrize("channels", [(24, 16), (16, 24)])
+def test_input_gradients_of_more_images_than_are_taken_at_once(
+    isa: str, norm_scope: str, channels: tuple[int, int]
+) -> None:
+    """Two videos of two frames, one image at a time, or one for each thread; or one video, if that has statistics."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    x, x2 = (normal(2, 2, 128, 112, count).permute(0, 4, 1, 2, 3) for count in channels)
+    values: dict[str, Any] = {"x": x, "x2": x2, "weight": normal(16, 40, 3, 3) / 19, "norm_scope": norm_scope}
+    values |= {"norm_weight": 1 + 0.3 * normal(40), "norm_bias": 0.3 * normal(40), "num_groups": 4}
+    values |= {"scale": 0.3 * normal(2, 2, 40), "shift": 0.3 * normal(2, 2, 40)}
+    truth, _, _ = run("reference", double(values))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        gradients, _, _ = run("native", values)
+        torch.set_num_threads(3)
+        with_threads, _, _ = run("native", values)
+    finally:
+        torch.set_num_threads(before)
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, with_threads[name]), name
+        assert error(gradient, truth[name]) <= 2 * TOLERANCE[torch.float32], name
 
 
 def test_the_layout_of_the_weight_changes_nothing(isa: str) -> None:

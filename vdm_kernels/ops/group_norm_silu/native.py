@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -166,11 +166,13 @@ def input_gradients(
     norm_scope: str,
     eps: float,
     needs: Sequence[bool],
+    convolution: tuple[Any, ...] = (),
 ) -> list[Tensor]:
     """Gradients of (x, weight, bias, scale, shift, x2), empty where not needed.
 
     The norm is over the channels of x and x2 together, which are those of `dout`. On the CPU, `dout` may have another
-    dtype than x and x2; all are channels-last.
+    dtype than x and x2, or be the gradient behind a convolution: that of `winograd_input_gradient` in
+    csrc/bindings.cpp, whose other arguments these are. All are channels-last.
     """
     arguments = (x, weight, bias, scale, shift, x2)
     if dout.numel() == 0:
@@ -192,7 +194,13 @@ def input_gradients(
     if x.is_cuda:
         launch_in_workspace("group_norm_silu_bwd", x.device, *pointers, *sizes, of_norm)
     else:
-        launch("group_norm_silu_bwd", x.device, *pointers, DTYPE_CODES[dout.dtype], *sizes, *of_norm)
+        gradient: tuple[Any, ...] = (*pointers, DTYPE_CODES[dout.dtype], *sizes, of_norm)
+        launch(
+            "winograd_input_gradient" if convolution else "group_norm_silu_bwd",
+            x.device,
+            *convolution,
+            gradient,
+        )
     gradients = [dx, *affine, dx2]
     return [
         _like(argument, gradient)

@@ -119,12 +119,18 @@ def group_norm_silu_conv_bwd(
     dy, transposed = _source(dout), kernel._replace(transposed=True)
     if norm_weight is not None and norm_bias is not None and statistics is not None:
         if need_x or need_x2 or any(need_affine):
-            da = _empty_video(x, weight.shape[1], *x.shape[3:])
-            _convolve(dy, transposed, da)
+            winograd = transposed.winograd(*dout.shape[3:])
+            convolution: tuple[Any, ...] = ()
+            if winograd is None:
+                da = _empty_video(x, weight.shape[1], *x.shape[3:])
+                _convolve(dy, transposed, da)
+            else:
+                da, transformed = dout, transformed_weights(weight, winograd)
+                convolution = (winograd_weight(weight, winograd), dy.video, pointer(transformed))
             affine = (norm_weight, norm_bias, scale, shift)
             settings = (statistics, num_groups, norm_scope, eps)
             needs_norm = (need_x, *need_affine, need_x2)
-            dx, *daffine, dx2 = input_gradients(da, x, x2, *affine, *settings, needs_norm)
+            dx, *daffine, dx2 = input_gradients(da, x, x2, *affine, *settings, needs_norm, convolution)
     else:
         if need_x:
             dx = _empty_video(x, x.shape[1], *x.shape[3:])

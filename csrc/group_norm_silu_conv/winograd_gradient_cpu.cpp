@@ -1,0 +1,77 @@
+// A few images at a time: the convolution makes da, turns it into dz = da silu'(u) in its output stage, where
+// x is prefetched as a residual would be, and adds up what the gradient of the statistics needs; one pass
+// then makes dx of dz and x. Both are still in the cache: dy and x are read from memory once, dx is written
+// once.
+#include <algorithm>
+#include <memory>
+
+#include "common/parallel.h"
+#include "common/scratch.h"
+#include "group_norm_silu_conv/winograd.h"
+
+namespace vdm {
+namespace {
+
+// Of dz, and as much of x, that stay in the cache between the two.
+constexpr int64_t kGroupBytes = 4 << 20;
+
+constexpr int64_t kVector = 16;  // of the widest instruction set
+
+// Images [first, first + count).
+ConvInput images_of(ConvInput input, int64_t first, int64_t count) {
+  const int64_t pixels = first * input.height * input.width * size_of(input.dtype);
+  input.x = static_cast<const char*>(input.x) + pixels * input.channels1;
+  if (input.x2) input.x2 = static_cast<const char*>(input.x2) + pixels * (input.channels - input.channels1);
+  input.images = count;
+  return input;
+}
+
+// How many images are taken together: at least one per thread, whole blocks of tiles, so that no sum depends
+// on that, and whole videos where those share statistics.
+int64_t images_of_group(const WinogradInputGradientParams& params, int64_t image_bytes) {
+  const GroupNorm& norm = params.norm.norm;
+  // Weights that each call makes anew.
+  if (winograd_makes_weights(params.weight.kernel)) return norm.images();
+  const int64_t unit =
+      winograd_whole_images(params.weight.kernel, params.dy) * (norm.video ? norm.frames : 1);
+  const int64_t images = std::max<int64_t>(max_threads(), kGroupBytes / std::max<int64_t>(1, image_bytes));
+  return (images + unit - 1) / unit * unit;
+}
+
+}  // namespace
+
+void winograd_input_gradient_cpu(const WinogradInputGradientParams& params) {
+  const GroupNormSiluBackwardParams& norm = params.norm;
+  const int64_t images = norm.norm.images(), channels = norm.norm.channels;
+  const int64_t image_bytes = norm.pixels * channels * size_of(norm.da_dtype);
+  const int64_t group = std::clamp<int64_t>(images_of_group(params, image_bytes), 1, images);
+  float* const dz = scratch(ScratchSlot::kGradient, group * image_bytes / size_of(DType::kFloat32) + 1);
+  const int64_t scale = params.weight.kernel.upsample ? 2 : 1;
+  const int64_t height = params.dy.height / scale, width = params.dy.width / scale;
+  const ConvInput activation = {norm.x,          norm.x2,  norm.dtype, images,  height, width,
+                                norm.x_channels, channels, nullptr,    nullptr, nullptr};
+  // Else a vector of channels may be of both x and x2, and what is called dz is da.
+  const bool fused = norm.x2 == nullptr || norm.x_channels % kVector == 0;
+  const std::unique_ptr<Statistic[]> sums(new Statistic[static_cast<size_t>(group * channels * 2)]);
+  GroupNormSiluBackward backward(norm);
+  for (int64_t first = 0; first < images; first += group) {
+    const int64_t count = std::min(group, images - first);
+    WinogradConvParams conv{};
+    conv.weight = params.weight;
+    conv.input = images_of(params.dy, first, count);
+    conv.output = {dz, nullptr, nullptr, norm.da_dtype, count, height, width, channels, false};
+    conv.transformed = params.transformed;
+    if (fused) {
+      conv.statistics = sums.get();
+      conv.activation = images_of(activation, first, count);
+      conv.activation.center = backward.center(first);
+      conv.activation.gain = backward.gain(first);
+      conv.activation.offset = backward.offset(first);
+    }
+    winograd_conv_cpu(conv);
+    fused ? backward.images(first, count, dz, sums.get()) : backward.images(first, count, dz);
+  }
+  backward.finish();
+}
+
+}  // namespace vdm
