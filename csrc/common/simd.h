@@ -9,7 +9,6 @@
 //     + - * / & ^ << >>           lane-wise; << and >> by a constant, >> is logical
 //     fma(a, b, c)                a * b + c
 //     min, max(a, b)              b where either is NaN
-//     reciprocal(a)               within 1 ulp, for normal a whose reciprocal is normal; NaN stays NaN
 //     mul_lo32(a, b)              U64: product of the low halves of each 64-bit lane
 //     zip_lo32, zip_hi32          U32: low (high) halves of the 64-bit lanes of two U64, alternately
 //     xor3                        exclusive or of three

@@ -58,11 +58,6 @@ VDM_INLINE F32 fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)
 VDM_INLINE F32 sqrt(F32 a) { return {_mm512_sqrt_ps(a.v)}; }
 VDM_INLINE F32 min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
 VDM_INLINE F32 max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
-// 14 bits, doubled by a Newton step: cheaper than a division.
-VDM_INLINE F32 reciprocal(F32 a) {
-  const __m512 r = _mm512_rcp14_ps(a.v);
-  return {_mm512_fmadd_ps(r, _mm512_fnmadd_ps(a.v, r, _mm512_set1_ps(1.0f)), r)};
-}
 
 VDM_INLINE U32 operator+(U32 a, U32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 VDM_INLINE U32 operator-(U32 a, U32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }

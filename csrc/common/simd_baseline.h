@@ -104,7 +104,6 @@ VDM_INLINE F32 select(u32x4 mask, F32 a, F32 b) {
 }
 VDM_INLINE F32 min(F32 a, F32 b) { return select((u32x4)(a.v < b.v), a, b); }
 VDM_INLINE F32 max(F32 a, F32 b) { return select((u32x4)(a.v > b.v), a, b); }
-VDM_INLINE F32 reciprocal(F32 a) { return {1.0f / a.v}; }
 
 // Bit i: low <= lane i <= high; for values below 2^31.
 VDM_INLINE uint32_t lanes_within(U32 a, U32 low, U32 high) {

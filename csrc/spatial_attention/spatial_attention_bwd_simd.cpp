@@ -19,7 +19,7 @@ VDM_INLINE void clear(float* out, int64_t count) {
 // What the second meeting multiplies e of a block with, since top and sum are final only now.
 VDM_INLINE F32 final_factor(const SpatialScratch& scratch, int64_t block, int64_t i) {
   const F32 rise = load(scratch.tops + block * kQueries + i) - load(scratch.top + i);
-  return exp2(rise) * reciprocal(load(scratch.sum + i));
+  return exp2(rise) / load(scratch.sum + i);
 }
 
 // e and dP of a block become P and dS.
@@ -27,7 +27,7 @@ VDM_INLINE void softmax_bwd(const SpatialScratch& scratch, int64_t block, int64_
                             float* scores, float* dscores) {
   for (int64_t i = 0; i < columns; i += kLanes) {
     const F32 factor = final_factor(scratch, block, i);
-    const F32 dot = load(scratch.dot + i) * reciprocal(load(scratch.sum + i));
+    const F32 dot = load(scratch.dot + i) / load(scratch.sum + i);
 #pragma GCC unroll 4
     for (int64_t j = 0; j < keys; ++j) {
       const int64_t at = j * kQueries + i;

@@ -54,7 +54,7 @@ void spatial_attend(const SpatialTask& task, const SpatialOutput& out, int64_t f
               padded, keys, ahead);
     }
     for (int64_t row = 0; row < count; ++row) {
-      const F32 share = reciprocal(splat(scratch.sum[row]));
+      const F32 share = splat(1.0f) / splat(scratch.sum[row]);
       for (int64_t c = 0; c < padded; c += kLanes) {
         write(out, query + row, c, load(scratch.out + row * padded + c) * share);
       }

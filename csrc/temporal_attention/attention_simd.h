@@ -269,7 +269,7 @@ VDM_INLINE void softmax(float* scores, int64_t keys, int64_t queries) {
       sum = sum + e;
       store(column + j * queries, e);
     }
-    const F32 share = reciprocal(sum);
+    const F32 share = splat(1.0f) / sum;
     for (j = 0; j < keys; ++j) store(column + j * queries, load(column + j * queries) * share);
   }
 }

@@ -60,7 +60,7 @@ __attribute__((noinline)) void weigh(Matrix k, const float* q, int64_t width, Ma
   const F32 limit = splat(kExpLimit), least_exp = exp_minus(limit);
 #  pragma GCC unroll 16
   for (int j = 0; j < kFrames; ++j) s[j] = exp_minus(min(limit, top - s[j])) - least_exp;
-  const F32 share = reciprocal(reduce_keys(s, [](F32 a, F32 b) VDM_LAMBDA { return a + b; }));
+  const F32 share = splat(1.0f) / reduce_keys(s, [](F32 a, F32 b) VDM_LAMBDA { return a + b; });
 #  pragma GCC unroll 16
   for (int j = 0; j < kFrames; ++j) store(p + j * kFrames, s[j] * share);
 }
