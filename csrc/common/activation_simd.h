@@ -26,9 +26,7 @@ VDM_INLINE F32 exp_minus(F32 a) {
   return p * as_float(bits(shifted) << 23);
 }
 
-VDM_INLINE F32 sigmoid(F32 a) {
-  return splat(1.0f) / (splat(1.0f) + exp_minus(clip(a, splat(kExpLimit))));
-}
+VDM_INLINE F32 sigmoid(F32 a) { return splat(1.0f) / (splat(1.0f) + exp_minus(clip(a, splat(kExpLimit)))); }
 
 // a sigmoid(a); below -kExpLimit as there, where it is -1e-36.
 VDM_INLINE F32 silu(F32 a) {
