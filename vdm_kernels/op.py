@@ -186,14 +186,18 @@ class Op:
     def __call__(self, *args: Any) -> Any:
         """Runs the op on the backend that `select` gives."""
         backend = self.select(args)
-        compiling = is_compiling()
         if backend == "reference":
             # It is traced into, so that it can be fused and differentiated like any other code.
-            return self.reference(*args) if compiling else self._run(*args, backend)
-        needs_grad = self._needs_grad(args)
-        if self.prepare is not None and needs_grad:
+            return self.reference(*args) if is_compiling() else self._run(*args, backend)
+        if not self._needs_grad(args):
+            return self._launch(args, backend)
+        if self.prepare is not None:
             args = tuple(self.prepare(*args))
-        if compiling or needs_grad or self._is_intercepted(args):
+        return self.overload(*args, backend)
+
+    def _launch(self, args: Sequence[Any], backend: str) -> Any:
+        # Without a gradient to record, PyTorch's dispatcher is only needed by what looks at its calls.
+        if is_compiling() or self._is_intercepted(args):
             return self.overload(*args, backend)
         return self._run(*args, backend)
 
@@ -292,7 +296,7 @@ class Op:
         if torch.is_grad_enabled():
             results = self.backward.reference(*call)
         else:
-            results = self.backward.overload(*call, self.backward.select(call, prefer=ctx.backend))
+            results = self.backward._launch(call, self.backward.select(call, prefer=ctx.backend))
         for i, need, result in zip(self.positions, needs, results):
             gradients[i] = result if need else None
         return tuple(gradients)
