@@ -35,13 +35,15 @@ class Prepare:
 
 
 def prepared(weight: Tensor, form: object = "form", prepare: Prepare | None = None) -> Tensor:
-    return weights.prepared(weight, form, weight.numel(), prepare or Prepare(weight)).view(weight.shape)
+    return weights.prepared(weight, form, weight.numel(), prepare or Prepare(weight), Worth.MUCH).view(
+        weight.shape
+    )
 
 
 def test_kept_from_the_second_call_on() -> None:
     weight = torch.randn(8, 4, 3, 3)
     prepare = Prepare(weight)
-    results = [weights.prepared(weight, "form", weight.numel(), prepare) for _ in range(4)]
+    results = [weights.prepared(weight, "form", weight.numel(), prepare, Worth.MUCH) for _ in range(4)]
     assert prepare.calls == 2
     assert results[0] is not results[1]
     assert results[1] is results[2] is results[3]
@@ -205,7 +207,9 @@ def test_nothing_is_kept_of_a_weight_that_always_changes() -> None:
     weight = nn.Parameter(torch.randn(8, 4, 3, 3))
     results = []
     for _ in range(4):
-        results.append(weakref.ref(weights.prepared(weight, "form", weight.numel(), Prepare(weight))))
+        results.append(
+            weakref.ref(weights.prepared(weight, "form", weight.numel(), Prepare(weight), Worth.MUCH))
+        )
         _no_grad(weight)
     gc.collect()
     assert [result() for result in results] == [None] * 4
@@ -213,9 +217,10 @@ def test_nothing_is_kept_of_a_weight_that_always_changes() -> None:
 
 def test_what_is_kept_dies_with_the_weight() -> None:
     weight = torch.randn(8, 4, 3, 3)
-    kept = [weakref.ref(weights.prepared(weight, "form", weight.numel(), Prepare(weight))) for _ in range(3)][
-        -1
-    ]
+    kept = [
+        weakref.ref(weights.prepared(weight, "form", weight.numel(), Prepare(weight), Worth.MUCH))
+        for _ in range(3)
+    ][-1]
     assert kept() is not None
     del weight
     gc.collect()
@@ -252,11 +257,23 @@ def test_new_views_of_a_parameter_find_what_is_kept() -> None:
     linear.weight.data.mul_(2.0)
     for _ in range(2):
         assert torch.equal(prepared(linear.weight[:, :, None, None]), linear.weight[:, :, None, None])
-    gone = weakref.ref(weights.prepared(linear.weight[:, :, None, None], "form", 32, Prepare(linear.weight)))
+    gone = weakref.ref(
+        weights.prepared(linear.weight[:, :, None, None], "form", 32, Prepare(linear.weight), Worth.MUCH)
+    )
     assert gone() is not None
     del kept, linear
     gc.collect()
     assert gone() is None
+
+
+def test_a_linear_layer_and_its_convolution_share_what_is_kept() -> None:
+    weight = torch.randn(6, 8)
+    prepare = Prepare(weight)
+    for _ in range(3):
+        weights.prepared(weight, "form", weight.numel(), prepare, Worth.MUCH)
+        weights.prepared(weight[:, :, None, None], "form", weight.numel(), prepare, Worth.MUCH)
+    assert prepare.calls == 2
+    assert torch.equal(prepared(weight.view(8, 6)), weight.view(8, 6))
 
 
 def test_a_view_with_gaps_is_prepared_each_time() -> None:
@@ -324,8 +341,10 @@ def test_a_convolution_packs_its_weight_once() -> None:
     kernels = "vdm_kernels.ops.group_norm_silu_conv.native.weights.prepared"
     forms = []
 
-    def spy(weight: Tensor, form: object, size: int, prepare: Callable[[Tensor], None]) -> Tensor:
-        result = weights_prepared(weight, form, size, prepare)
+    def spy(
+        weight: Tensor, form: object, size: int, prepare: Callable[[Tensor], None], worth: Worth
+    ) -> Tensor:
+        result = weights_prepared(weight, form, size, prepare, worth)
         forms.append((form, id(result)))
         return result
 

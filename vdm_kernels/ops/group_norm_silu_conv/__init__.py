@@ -225,11 +225,10 @@ def group_norm_silu_conv(
     if norm_weight is None or norm_bias is None or num_groups is None:
         checks.one_of(op, "norm_scope", norm_scope, ("frame", "video"))
         checks.non_negative(op, "eps", eps)
-        norm = {"norm_weight": norm_weight, "norm_bias": norm_bias, "num_groups": num_groups}
-        norm |= {"scale": scale, "shift": shift}
-        for name, value in norm.items():
+        needed = (("norm_weight", norm_weight), ("norm_bias", norm_bias), ("num_groups", num_groups))
+        for name, value in (*needed, ("scale", scale), ("shift", shift)):
             if value is not None:
-                missing = next(name for name, value in norm.items() if value is None)
+                missing = next(other for other, its_value in needed if its_value is None)
                 raise ValueError(
                     f"{op}: {name} must come with norm_weight, norm_bias and num_groups, got {missing}=None"
                 )

@@ -237,7 +237,8 @@ def _packed(weight: Tensor, kernel: tuple[Any, ...]) -> Tensor:
         strides = (*floats.stride(), 1, 1)[:4]
         launch("taps_pack", weight.device, kernel, floats.data_ptr(), strides, packed.data_ptr())
 
-    return weights.prepared(weight, ("taps", *kernel), C.taps_packed_size(kernel), pack)
+    form, size = ("taps", *kernel), C.taps_packed_size(kernel)
+    return weights.prepared(weight, form, size, pack, weights.Worth.MUCH)
 
 
 def _weight_gradients(source: _Source, kernel: _Kernel, dout: Tensor) -> tuple[Tensor, Tensor]:

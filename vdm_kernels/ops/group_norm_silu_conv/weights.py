@@ -28,7 +28,7 @@ class _Entry:
     __slots__ = ("__weakref__", "content", "owner", "prepared")
 
     def __init__(self, content: tuple[Any, ...], owner: weakref.ref[Tensor]) -> None:
-        self.content = content  # dtype, shape, strides, fingerprint
+        self.content = content  # dtype, channels and elements, order in memory, fingerprint
         self.owner = owner
         self.prepared: Tensor | None = None  # from the second call with this content on
 
@@ -44,11 +44,7 @@ _KEEPING: tuple[weakref.WeakSet[_Entry], ...] = tuple(weakref.WeakSet() for _ in
 
 
 def prepared(
-    weight: Tensor,
-    form: Hashable,
-    size: int,
-    prepare: Callable[[Tensor], object],
-    worth: Worth = Worth.MUCH,
+    weight: Tensor, form: Hashable, size: int, prepare: Callable[[Tensor], object], worth: Worth
 ) -> Tensor:
     """The weight in some form, or what an earlier call for this form has kept of it; see `kept`."""
     found = kept(weight, form, size, prepare, worth)
@@ -74,11 +70,13 @@ def kept(
     entry = _ENTRIES.get(key)
     if (entry is None or entry.prepared is None) and sum(_KEPT[worth:]) + 4 * size > MOST_KEPT:
         return None
-    if not (weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)):
+    contiguous = weight.is_contiguous()
+    if not (contiguous or weight.is_contiguous(memory_format=torch.channels_last)):
         return None
     assert C is not None
     fingerprint = C.fingerprint(weight.data_ptr(), weight.numel() * weight.element_size())
-    content = (weight.dtype, weight.shape, weight.stride(), fingerprint)
+    # A linear layer's weight is the same with and without its kernel of one.
+    content = (weight.dtype, weight.shape[:2], weight.numel(), contiguous, fingerprint)
     if entry is None or entry.content != content:
         _ENTRIES[key] = _Entry(content, weakref.ref(owner, functools.partial(_forget, key)))
         return None
