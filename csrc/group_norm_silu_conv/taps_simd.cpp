@@ -376,6 +376,8 @@ void read_dy(const TapsWeightGradient& gradient, const TapsTask& task, const Blo
 // sets of the L1 cache.
 constexpr int64_t kPackedRow = (kGemmRows + kLanes - 1) / kLanes * kLanes;
 constexpr int64_t kMatrixGap = 16;
+static_assert(kGemmRows * 16 == kPackedRow * 12 && kPackedRow >= 8 && kPackedRow <= 16 && kMatrixGap <= 16,
+              "TapsWeightGradient::packed_size() has room");
 
 float* pack_channels(const Piece& piece, int64_t image, int64_t pixels, float* out) {
   constexpr int64_t kPixels = 16;  // whose channels stay in the L1 cache

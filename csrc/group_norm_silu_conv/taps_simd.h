@@ -9,7 +9,8 @@
 namespace vdm {
 
 // How the work is cut: into segments of rows i of an image, for all phases together. The cut, and with it
-// every partial result, depends on the shapes alone.
+// every partial result, depends on the shapes alone; but that of a pointwise convolution, which has no
+// partial results, on the number of threads too.
 struct TapsPlan {
   ConvInput input;
   TapAxis axis;
@@ -50,17 +51,17 @@ struct TapsWeightGradient {
 
   int64_t pixels() const { return plan.segment_rows * plan.columns(0); }
   int64_t dy_size() const { return pixels() * kTapsPanel; }
-  // Of a pointwise convolution's input, at most, which is copied for the products: rows for tiles of 12
-  // channels, or of as few as 6 at the ends of x and of x2, take 16 floats, with a gap between tiles.
+  // Of a pointwise convolution's input, at most, which is copied tile by tile: 12 channels are, for each
+  // pixel, a row of 16 floats with AVX-512, and two of 8 without; each tile is followed by a gap of 16. x and
+  // x2 are rounded up to whole tiles.
   int64_t packed_size() const {
     if (!plan.axis.is_pointwise()) return 0;
-    return (pixels() + 1) * 16 * (plan.input.channels / 12 + 4);
+    return (pixels() + 2) * 16 * (plan.input.channels / 12 + 2);
   }
 };
 
 // Adds the sum over the task's pixels to dpacked, which is like a packed weight, and to dbias (panels,
-// kTapsPanel). scratch: images * (read_size() + dy_size()) +
-// packed_size()
+// kTapsPanel). scratch: images * (read_size() + dy_size()) + packed_size()
 VDM_DECLARE_SIMD(taps_weight_gradient, (const TapsWeightGradient& gradient, const TapsTask& task,
                                         float* dpacked, float* dbias, float* scratch))
 
