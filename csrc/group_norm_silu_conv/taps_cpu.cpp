@@ -1,9 +1,8 @@
 #include <algorithm>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "common/buffer.h"
 #include "common/cache.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
@@ -26,14 +25,6 @@ constexpr int64_t kMaxParts = 16;
 constexpr int64_t kPartPixels = 1024;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Uninitialized floats, aligned to a cache line.
-struct Free {
-  void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
-};
-using Buffer = std::unique_ptr<float[], Free>;
-
-Buffer allocate(int64_t size) { return Buffer(new (std::align_val_t{64}) float[static_cast<size_t>(size)]); }
 
 // The axis of the gradient: what a tap reads becomes what it writes.
 TapAxis transpose(const TapAxis& axis) {

@@ -1,10 +1,14 @@
 // A few images at a time: the convolution makes da, turns it into dz = da silu'(u) in its output stage, where
 // x is prefetched as a residual would be, and adds up what the gradient of the statistics needs; one pass
 // then makes dx of dz and x. Both are still in the cache: dy and x are read from memory once, dx is written
-// once.
+// once. Two exceptions: with weights that no cache holds, which are made or read once, all images are taken
+// at once; and where a vector of channels may be of both x and x2, the convolution leaves da, and one more
+// pass adds up the sums.
 #include <algorithm>
 #include <memory>
+#include <numeric>
 
+#include "common/buffer.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "group_norm_silu_conv/winograd.h"
@@ -12,7 +16,8 @@
 namespace vdm {
 namespace {
 
-// Of dz, and as much of x, that stay in the cache between the two.
+// Of dz, and as much of x, that stay in the cache between the two. Of dz, up to so much per thread is kept
+// for the next call.
 constexpr int64_t kGroupBytes = 4 << 20;
 
 constexpr int64_t kVector = 16;  // of the widest instruction set
@@ -30,10 +35,10 @@ ConvInput images_of(ConvInput input, int64_t first, int64_t count) {
 // on that, and whole videos where those share statistics.
 int64_t images_of_group(const WinogradInputGradientParams& params, int64_t image_bytes) {
   const GroupNorm& norm = params.norm.norm;
-  // Weights that each call makes anew.
+  // Weights that no cache holds: once for all images.
   if (winograd_makes_weights(params.weight.kernel)) return norm.images();
   const int64_t unit =
-      winograd_whole_images(params.weight.kernel, params.dy) * (norm.video ? norm.frames : 1);
+      std::lcm(winograd_whole_images(params.weight.kernel, params.dy), norm.video ? norm.frames : 1);
   const int64_t images = std::max<int64_t>(max_threads(), kGroupBytes / std::max<int64_t>(1, image_bytes));
   return (images + unit - 1) / unit * unit;
 }
@@ -45,12 +50,15 @@ void winograd_input_gradient_cpu(const WinogradInputGradientParams& params) {
   const int64_t images = norm.norm.images(), channels = norm.norm.channels;
   const int64_t image_bytes = norm.pixels * channels * size_of(norm.da_dtype);
   const int64_t group = std::clamp<int64_t>(images_of_group(params, image_bytes), 1, images);
-  float* const dz = scratch(ScratchSlot::kGradient, group * image_bytes / size_of(DType::kFloat32) + 1);
+  const int64_t size = group * image_bytes / size_of(DType::kFloat32) + 1;
+  const bool keeps = group * image_bytes <= max_threads() * kGroupBytes;
+  const Buffer freed = keeps ? nullptr : allocate(size);
+  float* const dz = keeps ? scratch(ScratchSlot::kGradient, size) : freed.get();
   const int64_t scale = params.weight.kernel.upsample ? 2 : 1;
   const int64_t height = params.dy.height / scale, width = params.dy.width / scale;
   const ConvInput activation = {norm.x,          norm.x2,  norm.dtype, images,  height, width,
                                 norm.x_channels, channels, nullptr,    nullptr, nullptr};
-  // Else a vector of channels may be of both x and x2, and what is called dz is da.
+  // Else what is called dz is da.
   const bool fused = norm.x2 == nullptr || norm.x_channels % kVector == 0;
   const std::unique_ptr<Statistic[]> sums(new Statistic[static_cast<size_t>(group * channels * 2)]);
   GroupNormSiluBackward backward(norm);

@@ -4,11 +4,10 @@
 // does not depend on the number of threads.
 #include <algorithm>
 #include <iterator>
-#include <memory>
-#include <new>
 #include <type_traits>
 #include <vector>
 
+#include "common/buffer.h"
 #include "common/parallel.h"
 #include "spatial_attention/spatial_attention.h"
 #include "spatial_attention/spatial_attention_simd.h"
@@ -22,12 +21,6 @@ constexpr float kLog2E = 1.44269504f;
 
 int64_t pad(int64_t count) { return (count + kSpatialPadding - 1) / kSpatialPadding * kSpatialPadding; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-struct Free {
-  void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
-};
-using Buffer = std::unique_ptr<float[], Free>;
-Buffer allocate(int64_t size) { return Buffer(new (std::align_val_t{64}) float[static_cast<size_t>(size)]); }
 
 // Where everything is.
 class Layout {

@@ -65,7 +65,7 @@ AttentionMemory::AttentionMemory(int64_t frames, int64_t width, bool backward) {
   const size_t count = backward ? 10 : 6;
   int64_t total = 0;
   for (size_t i = 0; i < count; ++i) total += parts[i].size;
-  memory_.reset(new (std::align_val_t{64}) float[static_cast<size_t>(total)]);
+  memory_ = allocate(total);
   float* next = memory_.get();
   for (size_t i = 0; i < count; next += parts[i++].size) *parts[i].pointer = next;
   std::fill_n(zeros, pad(frames), 0.0f);

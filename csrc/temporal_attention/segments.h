@@ -3,10 +3,9 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "common/buffer.h"
 #include "temporal_attention/temporal_attention_simd.h"
 
 namespace vdm {
@@ -52,10 +51,7 @@ class AttentionMemory {
   const AttentionScratch& view() const { return view_; }
 
  private:
-  struct Free {
-    void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
-  };
-  std::unique_ptr<float[], Free> memory_;
+  Buffer memory_;
   AttentionScratch view_ = {};
 };
 
