@@ -274,8 +274,9 @@ def conv_precision(name: Precision) -> Iterator[None]:
 
     Both multiply in float32 and differ in the rounding errors that Winograd's transforms add (Lavin and Gray 2016,
     arXiv 1509.09308): "fast" may use F(4x4, 3x3), whose error is within twice that of PyTorch's own convolution;
-    "strict" uses F(2x2, 3x3), whose error is no larger than PyTorch's, at about two thirds of the speed. Elsewhere
-    the two are the same. Compiled functions are compiled again for another precision.
+    "strict" uses F(2x2, 3x3), whose error is no larger than PyTorch's, at about two thirds of the speed. Elsewhere,
+    and in upsampling, whose products are exact enough, the two are the same. Compiled functions are compiled again
+    for another precision.
 
     Raises:
         ValueError: `name` is neither.
