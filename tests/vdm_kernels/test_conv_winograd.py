@@ -148,18 +148,28 @@ def test_the_number_of_threads_changes_nothing(case: str) -> None:
 
 
 @pytest.mark.parametrize("norm_scope", ["frame", "video"])
-@pytest.mark.parametrize("channels", [(24, 16), (16, 24)])
+@pytest.mark.parametrize(
+    ("channels", "dtype", "height", "upsample"),
+    [
+        ((24, 16), torch.float32, 128, False),
+        ((16, 24), torch.float32, 128, False),
+        ((16, 24), torch.bfloat16, 160, True),
+    ],
+)
 def test_input_gradients_of_more_images_than_are_taken_at_once(
-    isa: str, norm_scope: str, channels: tuple[int, int]
+    isa: str, norm_scope: str, channels: tuple[int, int], dtype: torch.dtype, height: int, upsample: bool
 ) -> None:
-    """Two videos of two frames, one image at a time, or one for each thread; or one video, if that has statistics."""
+    """Two videos of two frames, an image (bfloat16: two) at a time, or one for each thread; or one video, if that
+    has statistics."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    x, x2 = (normal(2, 2, 128, 112, count).permute(0, 4, 1, 2, 3) for count in channels)
-    values: dict[str, Any] = {"x": x, "x2": x2, "weight": normal(16, 40, 3, 3) / 19, "norm_scope": norm_scope}
+    out = 4 if upsample else 16
+    x, x2 = (normal(2, 2, height, 112, count).to(dtype).permute(0, 4, 1, 2, 3) for count in channels)
+    values: dict[str, Any] = {"x": x, "x2": x2, "weight": (normal(out, 40, 3, 3) / 19).to(dtype)}
+    values |= {"norm_scope": norm_scope, "upsample": upsample}
     values |= {"norm_weight": 1 + 0.3 * normal(40), "norm_bias": 0.3 * normal(40), "num_groups": 4}
     values |= {"scale": 0.3 * normal(2, 2, 40), "shift": 0.3 * normal(2, 2, 40)}
     truth, _, _ = run("reference", double(values))
@@ -173,7 +183,7 @@ def test_input_gradients_of_more_images_than_are_taken_at_once(
         torch.set_num_threads(before)
     for name, gradient in gradients.items():
         assert torch.equal(gradient, with_threads[name]), name
-        assert error(gradient, truth[name]) <= 2 * TOLERANCE[torch.float32], name
+        assert error(gradient, truth[name]) <= 2 * TOLERANCE[dtype], name
 
 
 def test_the_layout_of_the_weight_changes_nothing(isa: str) -> None:
