@@ -14,8 +14,6 @@ namespace {
 constexpr int64_t kQueries = kSpatialQueries, kKeys = kSpatialKeys;
 static_assert(kSpatialPadding == kHalfPanel && kQueries % kPanel == 0, "queries fill panels");
 
-constexpr float kLog2E = 1.44269504f;
-
 VDM_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 VDM_INLINE int64_t pad(int64_t count) {
   return (count + kSpatialPadding - 1) / kSpatialPadding * kSpatialPadding;

@@ -17,7 +17,6 @@ namespace {
 
 constexpr int64_t kGrain = int64_t{1} << 17;  // multiplications that pay for a thread
 constexpr int64_t kMostParts = 32;            // of the backward pass, where heads of images are fewer
-constexpr float kLog2E = 1.44269504f;
 
 int64_t pad(int64_t count) { return (count + kSpatialPadding - 1) / kSpatialPadding * kSpatialPadding; }
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }

@@ -1,8 +1,6 @@
 // Flash attention (Dao et al. 2022): a group of queries meets the keys block by block, and scores never leave
 // the L1 and L2 caches. K and V are packed once for all groups of a thread, block by block as the first of
-// them meets them. Products fetch what is packed or written next, the next head's too. With AVX-512 on Zen 5
-// each pair of pixels takes channels / 16 cycles for the two products, at the multipliers' limit, and 0.35
-// for the softmax.
+// them meets them. Products fetch what is packed or written next, the next head's too.
 #include "spatial_attention/attention_blocks_simd.h"
 
 namespace vdm {

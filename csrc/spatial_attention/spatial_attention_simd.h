@@ -12,6 +12,8 @@ constexpr int64_t kSpatialQueries = 64;  // are worked on together,
 constexpr int64_t kSpatialKeys = 128;    // with so many keys at a time
 constexpr int64_t kSpatialPadding = 16;  // rows in scratch are padded to a multiple of this
 
+constexpr float kLog2E = 1.44269504f;  // scores are to the base 2
+
 // The `count` rows of one head in a tensor: pixel p's are `channels` elements from p * stride on.
 template <typename Tensor>
 struct SpatialTensor {

@@ -1,6 +1,7 @@
-// The CPU kernels of temporal_attention_block besides the attention itself. They work on the tokens of some
-// pixels, (pixels, frames) rows of scratch that are kBlockRowPadding floats longer than whole panels, so that
-// rows neither compete for the same places of the L1 cache nor need partial stores.
+// The CPU kernels of temporal_attention_block and spatial_attention_block besides the attention itself. They
+// work on the tokens of some pixels, (pixels, frames) rows of scratch that are kBlockRowPadding floats longer
+// than whole panels, so that rows neither compete for the same places of the L1 cache nor need partial
+// stores.
 #pragma once
 
 #include <cstdint>

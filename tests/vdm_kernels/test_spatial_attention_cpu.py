@@ -73,7 +73,10 @@ def check(sample: Sample) -> Result:
 
 @pytest.mark.parametrize(
     "size",
-    [(1, 1), (1, 2), (3, 1), (4, 4), (1, 65), (65, 1), (7, 9), (8, 8), (9, 15), (5, 31), (16, 8), (12, 33)],
+    [
+        *[(1, 1), (1, 2), (3, 1), (4, 4), (1, 65), (65, 1), (7, 9), (8, 8), (9, 15), (5, 31), (16, 8)],
+        *[(12, 33), (9, 16), (5, 32)],  # in the last two no vector lies in two rows of the image
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("channels", [1, 20, 32])
@@ -98,7 +101,19 @@ def test_tables_of_larger_images(isa: str, larger: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("scale", [1e-4, 8.0, 30.0])
 def test_small_and_large_scores(isa: str, scale: float) -> None:
-    check(call(2, (8, 10), 2, 32, scale=scale))
+    check(call(2, (13, 20), 2, 32, scale=scale))
+
+
+@pytest.mark.parametrize("slope", [1.2, 8.0])
+def test_scores_that_rise_from_block_to_block(isa: str, slope: float) -> None:
+    # Each row of keys scores `slope` more than the row before it: sums are rescaled, by a factor that still
+    # counts or by one that leaves next to nothing. In the second head the queries of the last rows see none of
+    # the first 128 keys, since those are more than 3 rows above them.
+    sample = call(2, (13, 20), 2, 32)
+    below = torch.arange(-12, 13)[:, None]  # by how many rows a query is below a key
+    sample.arguments["bias_table"] -= slope * below
+    sample.arguments["bias_table"][1].masked_fill_(below > 3, -torch.inf)
+    check(sample)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -108,8 +123,8 @@ def test_low_precision_over_several_blocks(isa: str, dtype: torch.dtype) -> None
 
 def test_minus_infinity_masks(isa: str) -> None:
     # Every pixel sees only those above it, and its own row.
-    sample = call(1, (9, 10), 2, 16)
-    sample.arguments["bias_table"][:, :8] = -torch.inf
+    sample = call(1, (13, 20), 2, 16)
+    sample.arguments["bias_table"][:, :12] = -torch.inf
     check(sample)
     sees_itself = sample.arguments["qkv"][:, :1].clone()
     with use_backend("native"), torch.no_grad():
@@ -119,7 +134,7 @@ def test_minus_infinity_masks(isa: str) -> None:
 
 
 def test_nan_stays_in_its_head(isa: str) -> None:
-    sample = call(2, (9, 9), 2, 16)
+    sample = call(2, (13, 20), 2, 16)
     clean = run(OP, spatial_attention, sample, backend="native")
     sample.arguments["qkv"][1, 4, 4, 1, 0] = torch.nan  # a key
     dirty = run(OP, spatial_attention, sample, backend="native")

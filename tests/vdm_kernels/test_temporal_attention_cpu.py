@@ -74,7 +74,7 @@ def assert_same(a: Result, b: Result) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 12, 16, 17, 40, 64, 256])
-@pytest.mark.parametrize("width", [1, 16, 20, 32, 40, 128])
+@pytest.mark.parametrize("width", [1, 16, 20, 32, 40, 48, 128])
 def test_any_frames_and_width(isa: str, frames: int, width: int) -> None:
     check(call(1, frames, 2, 2, width))
 

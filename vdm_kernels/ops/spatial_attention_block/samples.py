@@ -46,6 +46,8 @@ def samples(dtype: torch.dtype, device: torch.device | str) -> list[Sample]:
         sample("empty_batch", video(0, 16, 4, 1, 3), 2),
         sample("contiguous", video(2, 16, 2, 3, 3).contiguous(), 2, bias_table=normal(2, 5, 5)),
         sample("sliced", video(2, 32, 4, 3, 3)[:, ::2, ::2], 2),
+        # Rows of whole vectors: the bias is read where it is.
+        sample("whole_vectors", video(1, 16, 2, 9, 16), 2, bias_table=normal(2, 17, 31)),
     ]
 
 
