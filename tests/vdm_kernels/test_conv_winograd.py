@@ -166,9 +166,8 @@ def test_input_gradients_of_more_images_than_are_taken_at_once(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
-    out = 4 if upsample else 16
     x, x2 = (normal(2, 2, height, 112, count).to(dtype).permute(0, 4, 1, 2, 3) for count in channels)
-    values: dict[str, Any] = {"x": x, "x2": x2, "weight": (normal(out, 40, 3, 3) / 19).to(dtype)}
+    values: dict[str, Any] = {"x": x, "x2": x2, "weight": (normal(16, 40, 3, 3) / 19).to(dtype)}
     values |= {"norm_scope": norm_scope, "upsample": upsample}
     values |= {"norm_weight": 1 + 0.3 * normal(40), "norm_bias": 0.3 * normal(40), "num_groups": 4}
     values |= {"scale": 0.3 * normal(2, 2, 40), "shift": 0.3 * normal(2, 2, 40)}
