@@ -88,10 +88,12 @@ def test_every_condition_trains_its_parameters(make_model: MakeModel) -> None:
     model = make_model(**ALL_CONDITIONS)
     given = {**conditions(), "drop": torch.tensor([True, False])}
     model(torch.randn(2, 2, 4, 4, 8), torch.randn(2), Conditioning(**given)).square().sum().backward()
+    # What is added to all scores of a head changes no softmax: its gradient is zero, but for rounding.
+    idle = "relative_bias.out.bias"
     silent = [
         name
         for name, parameter in model.named_parameters()
-        if parameter.grad is None or not parameter.grad.any()
+        if parameter.grad is None or not (parameter.grad.any() or name.endswith(idle))
     ]
     assert silent == []
 
