@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vdm_kernels import checks
 from vdm_kernels.op import Op, forced_backend
+from vdm_kernels.ops.attention.arguments import block_arguments
 from vdm_kernels.ops.spatial_attention import bias_table_argument
 from vdm_kernels.ops.spatial_attention_block import reference
 
@@ -71,30 +71,9 @@ def spatial_attention_block(
         ValueError: an argument has the wrong type, shape, dtype, device or range.
     """
     op = "spatial_attention_block"
-    checks.floating(op, "x", x, 5, "(B, C, F, H, W)")
-    channels, height, width = x.shape[1], *x.shape[3:]
-    shapes = {
-        "norm_weight": (norm_weight, (channels,), "(C,)"),
-        "norm_bias": (norm_bias, (channels,), "(C,)"),
-        "qkv_weight": (qkv_weight, (3 * channels, channels), "(3 C, C)"),
-        "out_weight": (out_weight, (channels, channels), "(C, C)"),
-    }
-    if out_bias is not None:
-        shapes["out_bias"] = (out_bias, (channels,), "(C,)")
-    for name, (value, shape, layout) in shapes.items():
-        checks.shape(op, name, value, shape, layout)
-        checks.device(op, name, value, x.device)
-    checks.divides(op, "heads", heads, "C", channels)
-    checks.non_negative(op, "eps", eps)
+    x, weights = block_arguments(op, x, norm_weight, norm_bias, qkv_weight, out_weight, out_bias, heads, eps)
+    height, width = x.shape[3:]
     bias_table = bias_table_argument(op, bias_table, heads, height, width, x.device)
-    x, norm_weight, norm_bias, qkv_weight, out_weight, out_bias = checks.autocast(
-        x, norm_weight, norm_bias, qkv_weight, out_weight, out_bias
-    )
-    weights = (norm_weight, norm_bias, qkv_weight, out_weight, out_bias)
-    for name, weight in zip(("norm_weight", "norm_bias", "qkv_weight", "out_weight", "out_bias"), weights):
-        if weight is not None:
-            checks.dtype(op, name, weight, x.dtype)
-    x = x.contiguous(memory_format=torch.channels_last_3d)
     needs_grad = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (x, *weights, bias_table)
     )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vdm_kernels import checks
 from vdm_kernels.op import Op, fake_gradients
+from vdm_kernels.ops.attention.arguments import block_arguments
 from vdm_kernels.ops.temporal_attention import bias_argument, segments_argument
 from vdm_kernels.ops.temporal_attention_block import reference
 
@@ -94,30 +94,9 @@ def temporal_attention_block(
         ValueError: an argument has the wrong type, shape, dtype, device or range.
     """
     op = "temporal_attention_block"
-    checks.floating(op, "x", x, 5, "(B, C, F, H, W)")
-    batch, channels, frames = x.shape[:3]
-    shapes = {
-        "norm_weight": (norm_weight, (channels,), "(C,)"),
-        "norm_bias": (norm_bias, (channels,), "(C,)"),
-        "qkv_weight": (qkv_weight, (3 * channels, channels), "(3 C, C)"),
-        "out_weight": (out_weight, (channels, channels), "(C, C)"),
-    }
-    if out_bias is not None:
-        shapes["out_bias"] = (out_bias, (channels,), "(C,)")
-    for name, (value, shape, layout) in shapes.items():
-        checks.shape(op, name, value, shape, layout)
-        checks.device(op, name, value, x.device)
-    checks.divides(op, "heads", heads, "C", channels)
-    checks.non_negative(op, "eps", eps)
+    x, weights = block_arguments(op, x, norm_weight, norm_bias, qkv_weight, out_weight, out_bias, heads, eps)
+    batch, _, frames, *_ = x.shape
     bias = bias_argument(op, bias, batch, heads, frames, x.device)
     segment_ids = segments_argument(op, segment_ids, batch, frames, x.device)
-    x, norm_weight, norm_bias, qkv_weight, out_weight, out_bias = checks.autocast(
-        x, norm_weight, norm_bias, qkv_weight, out_weight, out_bias
-    )
-    weights = (norm_weight, norm_bias, qkv_weight, out_weight, out_bias)
-    for name, weight in zip(("norm_weight", "norm_bias", "qkv_weight", "out_weight", "out_bias"), weights):
-        if weight is not None:
-            checks.dtype(op, name, weight, x.dtype)
-    x = x.contiguous(memory_format=torch.channels_last_3d)
     y: Tensor = TEMPORAL_ATTENTION_BLOCK(x, *weights, bias, segment_ids, heads, float(eps))
     return y
