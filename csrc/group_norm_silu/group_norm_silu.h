@@ -25,8 +25,8 @@ struct GroupNormSiluBackwardParams {
   const void* x2;  // (images, pixels, channels - x_channels) dtype, or null where there are none
   void* dx;        // as x, or null
   void* dx2;       // as x2, or null
-  float* dweight;  // (channels,)
-  float* dbias;    // (channels,)
+  float* dweight;  // (channels,), or null
+  float* dbias;    // (channels,), or null
   float* dscale;   // (batch, modulation_frames, channels), or null
   float* dshift;   // (batch, modulation_frames, channels), or null
   DType da_dtype, dtype;

@@ -54,8 +54,8 @@ __global__ void __launch_bounds__(kChannelThreads)
   }
   combine_rows(own, shared, kCombineLanes, kCombineRows);
   if (row > 0 || channel >= norm.channels) return;
-  dweight[channel] = own[0].first;
-  dbias[channel] = own[0].second;
+  if (dweight) dweight[channel] = own[0].first;
+  if (dbias) dbias[channel] = own[0].second;
 }
 
 // dscale and dshift: one thread has one channel of a video or, where a modulation is per frame, of a frame.

@@ -207,8 +207,8 @@ void GroupNormSiluBackward::finish() const {
     }
   }
   for (size_t c = 0; c < channels; ++c) {
-    params_.dweight[c] = static_cast<float>(dweight[c]);
-    params_.dbias[c] = static_cast<float>(dbias[c]);
+    if (params_.dweight) params_.dweight[c] = static_cast<float>(dweight[c]);
+    if (params_.dbias) params_.dbias[c] = static_cast<float>(dbias[c]);
   }
 }
 

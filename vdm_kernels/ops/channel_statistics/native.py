@@ -16,7 +16,7 @@ def supports_channel_statistics(x: Tensor) -> str | None:
 def channel_statistics(x: Tensor) -> Tensor:
     """See `vdm_kernels.channel_statistics`; x is channels-last."""
     batch, channels, frames, height, width = x.shape
-    statistics = x.new_empty((batch, frames, channels, 2), dtype=torch.float64)
+    statistics = torch.empty((batch, frames, channels, 2), dtype=torch.float64, device=x.device)
     sizes = (batch * frames, height * width, channels)
     arguments = (x.data_ptr(), statistics.data_ptr(), DTYPE_CODES[x.dtype], *sizes)
     if x.is_cuda:

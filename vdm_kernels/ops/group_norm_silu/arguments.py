@@ -44,7 +44,7 @@ def statistics_argument(op: str, statistics: Tensor | None, x: Tensor, channels:
     checks.shape(op, "statistics", statistics, shape, "(B, F, C, 2)")
     checks.device(op, "statistics", statistics, x.device)
     checks.dtype(op, "statistics", statistics, torch.float64)
-    return statistics.detach().contiguous()
+    return (statistics.detach() if statistics.requires_grad else statistics).contiguous()
 
 
 def joint_statistics(x: Tensor, x2: Tensor | None = None) -> Tensor:

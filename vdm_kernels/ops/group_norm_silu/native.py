@@ -174,20 +174,18 @@ def input_gradients(
     dtype than x and x2, or be the gradient behind a convolution: that of `winograd_input_gradient` in
     csrc/bindings.cpp, whose other arguments these are. All are channels-last.
     """
-    arguments = (x, weight, bias, scale, shift, x2)
+    arguments, empty = (x, weight, bias, scale, shift, x2), x.new_empty(0)
     if dout.numel() == 0:
         return [
-            torch.zeros_like(a) if need and a is not None else x.new_empty(0)
-            for a, need in zip(arguments, needs)
+            torch.zeros_like(a) if need and a is not None else empty for a, need in zip(arguments, needs)
         ]
     statistics = joint_statistics(x, x2) if statistics is None else statistics
     norm = norm_tensors(statistics, weight, bias, scale, shift)
-    dx, dx2 = (
-        torch.empty_like(a) if need and a is not None else None for a, need in ((x, needs[0]), (x2, needs[5]))
-    )
-    affine = [
-        None if t is None else torch.empty_like(t) for t in (norm.weight, norm.bias, norm.scale, norm.shift)
+    read = (x, norm.weight, norm.bias, norm.scale, norm.shift, x2)
+    gradients = [
+        torch.empty_like(t) if need and t is not None else None for t, need in zip(read, needs)
     ]
+    dx, *affine, dx2 = gradients
     pointers = [pointer(t) for t in (dout, x, x2, dx, dx2, *affine)]
     sizes = (DTYPE_CODES[x.dtype], x.shape[3] * x.shape[4], x.shape[1])
     of_norm = norm.arguments(x, num_groups, norm_scope, eps)
@@ -201,12 +199,9 @@ def input_gradients(
             *convolution,
             gradient,
         )
-    gradients = [dx, *affine, dx2]
     return [
-        _like(argument, gradient)
-        if need and argument is not None and gradient is not None
-        else x.new_empty(0)
-        for argument, gradient, need in zip(arguments, gradients, needs)
+        empty if argument is None or gradient is None else _like(argument, gradient)
+        for argument, gradient in zip(arguments, gradients)
     ]
 
 
@@ -214,4 +209,4 @@ def _like(argument: Tensor, gradient: Tensor) -> Tensor:
     # A shift that all frames share meets a scale of each its own.
     if gradient.shape != argument.shape:
         gradient = gradient.sum(1, keepdim=True)
-    return gradient.to(argument.dtype)
+    return gradient if gradient.dtype == argument.dtype else gradient.to(argument.dtype)

@@ -38,7 +38,7 @@ _ENTRIES: dict[tuple[Hashable, ...], _Entry] = {}
 
 # A form has up to four times the bytes of its weight. This much in all is less than what the kernels save in
 # activations; what is over it is prepared at every call.
-MOST_KEPT = 192 << 20
+MOST_KEPT = 384 << 20
 _KEPT = [0] * len(Worth)  # bytes
 _KEEPING: tuple[weakref.WeakSet[_Entry], ...] = tuple(weakref.WeakSet() for _ in Worth)
 
