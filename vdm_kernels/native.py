@@ -27,7 +27,8 @@ HAS_CUDA: bool = C is not None and bool(C.has_cuda)
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 PARAMETERIZATION_CODES = {"eps": 0, "x": 1, "v": 2}
 
-_CPU = torch.device("cpu")  # to compare with: a device makes its `type` anew each time, in 25 µs where the cache is cold
+# To compare with: a device makes the name of its type anew each time, in 25 µs where the caches are cold.
+_CPU = torch.device("cpu")
 
 
 def unsupported(device: torch.device, *dtypes: torch.dtype) -> str | None:

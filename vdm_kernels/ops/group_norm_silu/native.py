@@ -176,15 +176,11 @@ def input_gradients(
     """
     arguments, empty = (x, weight, bias, scale, shift, x2), x.new_empty(0)
     if dout.numel() == 0:
-        return [
-            torch.zeros_like(a) if need and a is not None else empty for a, need in zip(arguments, needs)
-        ]
+        return [torch.zeros_like(a) if need and a is not None else empty for a, need in zip(arguments, needs)]
     statistics = joint_statistics(x, x2) if statistics is None else statistics
     norm = norm_tensors(statistics, weight, bias, scale, shift)
     read = (x, norm.weight, norm.bias, norm.scale, norm.shift, x2)
-    gradients = [
-        torch.empty_like(t) if need and t is not None else None for t, need in zip(read, needs)
-    ]
+    gradients = [torch.empty_like(t) if need and t is not None else None for t, need in zip(read, needs)]
     dx, *affine, dx2 = gradients
     pointers = [pointer(t) for t in (dout, x, x2, dx, dx2, *affine)]
     sizes = (DTYPE_CODES[x.dtype], x.shape[3] * x.shape[4], x.shape[1])
