@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,7 +15,7 @@ from vdm_kernels.native import DTYPE_CODES, launch, pointer
 from vdm_kernels.ops.channel_statistics.reference import channel_statistics
 from vdm_kernels.ops.group_norm_silu.native import norm_tensors
 from vdm_kernels.ops.group_norm_silu_conv.reference import group_norm_silu_conv
-from vdm_kernels.testing import assert_close, cpu_isa, cpu_isas, tensors
+from vdm_kernels.testing import assert_close, tensors
 
 pytestmark = pytest.mark.skipif(native.C is None, reason=f"no native extension: {native.WHY_NOT}")
 
@@ -53,12 +52,6 @@ SHAPES = {
     "segments": (1, 51, 49, 48, 16),
     "many_small_images": (33, 3, 2, 15, 18),
 }
-
-
-@pytest.fixture(params=cpu_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    with cpu_isa(request.param):
-        yield request.param
 
 
 @pytest.fixture(params=KINDS)

@@ -6,7 +6,6 @@ Winograd is what runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from torch import Tensor
 import vdm_kernels
 from vdm_kernels.op import OPS
 from vdm_kernels.ops.group_norm_silu_conv import weights
-from vdm_kernels.testing import cpu_isa, cpu_isas
 
 CONV = OPS["group_norm_silu_conv"]
 pytestmark = pytest.mark.skipif(CONV.why_not("native") is not None, reason=str(CONV.why_not("native")))
@@ -36,12 +34,6 @@ CASES: dict[str, dict[str, Any]] = {
     "one_tile": {"x": (5, 32, 4, 4), "out": 16},
     "few": {"x": (2, 64, 16, 16), "out": 3},
 }
-
-
-@pytest.fixture(params=cpu_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    with cpu_isa(request.param):
-        yield request.param
 
 
 def arguments(case: str, dtype: torch.dtype, norm: bool = True, offset: float = 0.0) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,23 +9,8 @@ import torch
 from torch import Tensor
 
 from vdm_kernels import native, temporal_attention_block, use_backend
-from vdm_kernels.testing import cpu_isa, cpu_isas
 
 pytestmark = pytest.mark.skipif(native.C is None, reason=str(native.WHY_NOT))
-
-
-@pytest.fixture(params=cpu_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    with cpu_isa(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Puts the number of threads back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def call(

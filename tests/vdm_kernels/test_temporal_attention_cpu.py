@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,8 +13,6 @@ from vdm_kernels.testing import (
     Result,
     Sample,
     assert_results_close,
-    cpu_isa,
-    cpu_isas,
     poisoned_empty,
     run,
     tensors,
@@ -24,20 +21,6 @@ from vdm_kernels.testing import (
 pytestmark = pytest.mark.skipif(native.C is None, reason=str(native.WHY_NOT))
 
 OP = OPS["temporal_attention"]
-
-
-@pytest.fixture(params=cpu_isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    with cpu_isa(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Puts the number of threads back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def call(
