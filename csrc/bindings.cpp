@@ -429,6 +429,9 @@ PYBIND11_MODULE(_C, m) {
         [](const WinogradKernelArgs& kernel) { return winograd_weights_size(winograd_kernel(kernel)); });
   m.def("winograd_makes_weights",
         [](const WinogradKernelArgs& kernel) { return winograd_makes_weights(winograd_kernel(kernel)); });
+  m.def("winograd_makes_statistics", [](const WinogradKernelArgs& kernel, int64_t images) {
+    return winograd_makes_statistics(winograd_kernel(kernel), images);
+  });
   define(m, "group_norm_silu_cpu", group_norm_silu_cpu, group_norm_silu);
   define(m, "group_norm_silu_bwd_cpu", group_norm_silu_bwd_cpu, group_norm_silu_bwd);
 

@@ -1,11 +1,7 @@
-// Two stages: shifted sums of blocks of pixels in float32, then their combination in double in the blocks'
-// order.
-#include <memory>
 #include <vector>
 
 #include "channel_statistics/channel_statistics.h"
 #include "channel_statistics/channel_statistics_simd.h"
-#include "common/pixel_blocks.h"
 
 namespace vdm {
 namespace {
@@ -43,21 +39,35 @@ void combine(const PixelBlocks& blocks, const float* sums, Statistic* statistics
 
 }  // namespace
 
+ChannelSums::ChannelSums(const void* x, DType dtype, const PixelBlocks& blocks)
+    : x_(x),
+      dtype_(dtype),
+      blocks_(blocks),
+      sums_(new float[static_cast<size_t>(blocks.count() * 3 * blocks.sums_stride())]) {}
+
+const char* ChannelSums::address(int64_t block) const {
+  const int64_t pixel = block / blocks_.per_image() * blocks_.pixels + blocks_.at(block).begin;
+  return static_cast<const char*>(x_) + pixel * blocks_.channels * size_of(dtype_);
+}
+
+void ChannelSums::add(int64_t block) {
+  const PixelBlock pixels = blocks_.at(block);
+  const int64_t stride = blocks_.sums_stride();
+  float* const shift = sums_.get() + block * 3 * stride;
+  VDM_SIMD(sum_channels)
+  (address(pixels.image * blocks_.per_image()), dtype_, blocks_.channels, pixels.begin, pixels.end,
+   {shift, shift + stride, shift + 2 * stride});
+}
+
+void ChannelSums::finish(int64_t image, Statistic* statistics) const {
+  combine(blocks_, sums_.get() + image * blocks_.per_image() * 3 * blocks_.sums_stride(), statistics);
+}
+
 void channel_statistics_cpu(const ChannelStatisticsParams& params) {
-  const PixelBlocks blocks = {params.images, params.pixels, params.channels};
-  const int64_t stride = blocks.sums_stride();
-  const int64_t image_bytes = params.pixels * params.channels * size_of(params.dtype);
-  const std::unique_ptr<float[]> sums(new float[static_cast<size_t>(blocks.count() * 3 * stride)]);
-  const auto kernel = VDM_SIMD(sum_channels);
-  blocks.each([&](const PixelBlock& block) {
-    float* shift = sums.get() + block.index * 3 * stride;
-    kernel(static_cast<const char*>(params.x) + block.image * image_bytes, params.dtype, params.channels,
-           block.begin, block.end, {shift, shift + stride, shift + 2 * stride});
-  });
-  blocks.each_image([&](int64_t image) {
-    combine(blocks, sums.get() + image * blocks.per_image() * 3 * stride,
-            params.statistics + image * params.channels * 2);
-  });
+  ChannelSums sums(params.x, params.dtype, {params.images, params.pixels, params.channels});
+  sums.blocks().each([&](const PixelBlock& block) { sums.add(block.index); });
+  sums.blocks().each_image(
+      [&](int64_t image) { sums.finish(image, params.statistics + image * params.channels * 2); });
 }
 
 }  // namespace vdm

@@ -36,6 +36,15 @@ struct GroupNorm {
   VDM_HOST_DEVICE double added(int64_t image, int64_t c) const {
     return shift ? double{shift[modulation(image) + c]} : 0.0;
   }
+  // Of one image alone, without `video`.
+  GroupNorm of_image(int64_t image, const Statistic* its_statistics) const {
+    GroupNorm norm = *this;
+    norm.statistics = its_statistics;
+    if (scale) norm.scale += modulation(image);
+    if (shift) norm.shift += modulation(image);
+    norm.batch = norm.frames = norm.modulation_frames = 1;
+    return norm;
+  }
 
  private:
   VDM_HOST_DEVICE int64_t modulation(int64_t image) const {

@@ -22,6 +22,10 @@ struct PixelBlocks {
 
   int64_t per_image() const { return (pixels + kBlockPixels - 1) / kBlockPixels; }
   int64_t count() const { return images * per_image(); }
+  PixelBlock at(int64_t index) const {
+    const int64_t begin = index % per_image() * kBlockPixels;
+    return {index, index / per_image(), begin, std::min(pixels, begin + kBlockPixels)};
+  }
 
   // Floats of a row of sums: room for the channels, and for the last vectors of two inputs that share them.
   int64_t sums_stride() const { return (channels + 15) / 16 * 16 + 16; }
@@ -32,10 +36,7 @@ struct PixelBlocks {
     constexpr int64_t kElements = int64_t{1} << 15;  // pay for a thread
     const int64_t grain = kElements / std::max<int64_t>(1, std::min(pixels, kBlockPixels) * channels);
     parallel_for(count(), grain, [&](int64_t first, int64_t last) {
-      for (int64_t index = first; index < last; ++index) {
-        const int64_t begin = index % per_image() * kBlockPixels;
-        body(PixelBlock{index, index / per_image(), begin, std::min(pixels, begin + kBlockPixels)});
-      }
+      for (int64_t index = first; index < last; ++index) body(at(index));
     });
   }
 

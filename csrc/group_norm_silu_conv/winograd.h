@@ -55,7 +55,7 @@ void winograd_weights_cpu(const WinogradWeightsParams& params);
 struct WinogradConvParams {
   WinogradWeight weight;
   ConvInput input;  // without an activation: that is made from the norm
-  GroupNorm norm;   // 0 groups: none
+  GroupNorm norm;   // 0 groups: none. Without statistics where winograd_makes_statistics says so
   ConvOutput output;
   const float* transformed;  // or null, see winograd_makes_weights
   Statistic* statistics;     // (images, channels, 2) of the output: mean, biased variance; or null
@@ -65,6 +65,11 @@ struct WinogradConvParams {
   ConvInput activation;
 };
 void winograd_conv_cpu(const WinogradConvParams& params);
+
+// Whether winograd_conv_cpu takes a norm of frames without statistics and makes them, the same as
+// channel_statistics: that spares a pass over memory, as long as few images are shared by threads, which all
+// make theirs.
+bool winograd_makes_statistics(const WinogradKernel& kernel, int64_t images);
 
 // So many images, or a multiple, are whole blocks of tiles: their statistics are the same bits with and
 // without other images.

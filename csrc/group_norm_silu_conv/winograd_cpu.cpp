@@ -1,7 +1,10 @@
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <utility>
+#include <vector>
 
+#include "channel_statistics/channel_statistics.h"
 #include "common/cache.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
@@ -105,12 +108,76 @@ int64_t activation_size(const ConvInput& input, const GroupNorm& norm) {
 ConvInput activated(ConvInput input, const GroupNorm& norm, float* memory) {
   if (norm.groups == 0) return input;
   const int64_t size = input.images * input.channels;
-  fold_group_norm(norm, memory, memory + size, memory + 2 * size);
+  if (norm.statistics != nullptr) fold_group_norm(norm, memory, memory + size, memory + 2 * size);
   input.center = memory;
   input.gain = memory + size;
   input.offset = memory + 2 * size;
   return input;
 }
+
+// Makes the statistics that are not given, and folds the norm, for the images that one thread convolves: now
+// and then, between the products, blocks of pixels are added up that came nearer during the last ones, an
+// image ahead of the tiles.
+class NormsAhead {
+ public:
+  // For `tiles` [begin, end), to memory of activation_size() floats.
+  NormsAhead(const ConvInput& input, const GroupNorm& norm, const WinogradTiles& tiles, int64_t begin,
+             int64_t end, float* memory)
+      : norm_(norm),
+        tiles_(tiles),
+        size_(input.images * input.channels),
+        memory_(memory),
+        statistics_(static_cast<size_t>(2 * input.channels)) {
+    const int64_t pixels = input.height * input.width, channels2 = input.channels - input.channels1;
+    sums_.emplace_back(input.x, input.dtype, PixelBlocks{input.images, pixels, input.channels1});
+    if (channels2 > 0)
+      sums_.emplace_back(input.x2, input.dtype, PixelBlocks{input.images, pixels, channels2});
+    next_ = begin / per_image() * blocks();
+    end_ = ceil_div(std::min(tiles.count, end), per_image()) * blocks();
+    add(std::min(end_, ceil_div(begin + tiles.block, per_image()) * blocks()));
+  }
+
+  // How many blocks are added up when tiles before this one have been convolved: at a steady pace, and all
+  // that the next tiles need.
+  int64_t due(int64_t tile) const {
+    return std::min(end_, (tile + tiles_.block + per_image()) * blocks() / per_image());
+  }
+  WinogradAhead until(int64_t block) const {
+    WinogradAhead ahead{};
+    for (size_t i = 0; i < sums_.size(); ++i) {
+      ahead.data[i] = sums_[i].address(next_);
+      ahead.lines[i] = (sums_[i].address(block) - ahead.data[i]) / 64;
+    }
+    return ahead;
+  }
+  void add(int64_t until) {
+    for (; next_ < until; ++next_) {
+      for (ChannelSums& sums : sums_) sums.add(next_);
+      if ((next_ + 1) % blocks() == 0) fold(next_ / blocks());
+    }
+  }
+
+ private:
+  int64_t per_image() const { return tiles_.rows * tiles_.columns; }
+  int64_t blocks() const { return sums_[0].blocks().per_image(); }
+  void fold(int64_t image) {
+    Statistic* statistics = statistics_.data();
+    for (const ChannelSums& sums : sums_) {
+      sums.finish(image, statistics);
+      statistics += 2 * sums.blocks().channels;
+    }
+    float* const center = memory_ + image * norm_.channels;
+    fold_group_norm(norm_.of_image(image, statistics_.data()), center, center + size_, center + 2 * size_);
+  }
+
+  const GroupNorm& norm_;
+  const WinogradTiles& tiles_;
+  const int64_t size_;
+  float* const memory_;
+  std::vector<Statistic> statistics_;  // of one image
+  std::vector<ChannelSums> sums_;      // of x, and of x2
+  int64_t next_, end_;                 // blocks
+};
 
 // The panels that one thread computes, one after the other: while the products of one are made, those of the
 // one before become output.
@@ -125,13 +192,14 @@ class Pipeline {
     if (count_ > 0) VDM_SIMD(winograd_output)(conv_, tiles_, products_[(count_ - 1) % 2]);
   }
 
-  // weights: of the panel.
-  void multiply(int64_t block, int64_t panel, const float* weights, const float* v) {
+  // weights: of the panel. ahead: what the thread reads next.
+  void multiply(int64_t block, int64_t panel, const float* weights, const float* v,
+                const WinogradAhead& ahead = {}) {
     const int64_t begin = block * tiles_.block, first = panel * kPanel;
     const int64_t columns = panel_columns(conv_.output.channels, panel);
     WinogradProducts& products = products_[count_ % 2];
-    products = {begin,   std::min(tiles_.count, begin + tiles_.block), first, static_cast<int>(columns),
-                weights, m_ + count_ % 2 * tiles_.block * tiles_.m_row};
+    products = {begin,   std::min(tiles_.count, begin + tiles_.block),  first, static_cast<int>(columns),
+                weights, m_ + count_ % 2 * tiles_.block * tiles_.m_row, ahead};
     VDM_SIMD(winograd_multiply)
     (conv_, tiles_, v, products, count_ == 0 ? nullptr : &products_[(count_ - 1) % 2]);
     ++count_;
@@ -180,16 +248,24 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
   const int64_t panel_size = panel_weights(kernel);
   const auto transform = VDM_SIMD(winograd_transform_input);
   if (!staged) {
+    const bool makes = params.norm.groups > 0 && params.norm.statistics == nullptr;
     parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
-      float* const memory = scratch(ScratchSlot::kThread, rows_size + v_size + 2 * m_size);
-      WinogradRows rows{memory, {-1, -1, -1, -1, -1, -1}};
-      float* const v = memory + rows_size;
+      const int64_t own_size = makes ? input_size : 0;
+      float* const memory = scratch(ScratchSlot::kThread, own_size + rows_size + v_size + 2 * m_size);
+      const ConvInput own = makes ? activated(params.input, params.norm, memory) : input;
+      WinogradRows rows{memory + own_size, {-1, -1, -1, -1, -1, -1}};
+      float* const v = rows.data + rows_size;
       Pipeline pipeline(conv, tiles, v + v_size);
+      std::optional<NormsAhead> norms;
+      if (makes) norms.emplace(own, params.norm, tiles, begin * tiles.block, end * tiles.block, memory);
       for (int64_t block = begin; block < end; ++block) {
         const int64_t tile = block * tiles.block;
-        transform(input, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);
+        transform(own, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);
         for (int64_t panel = 0; panel < panels; ++panel) {
-          pipeline.multiply(block, panel, params.transformed + panel * panel_size, v);
+          const int64_t due = norms ? norms->due(tile + tiles.block * (panel + 1) / panels) : 0;
+          pipeline.multiply(block, panel, params.transformed + panel * panel_size, v,
+                            norms ? norms->until(due) : WinogradAhead{});
+          if (norms) norms->add(due);
         }
       }
     });
@@ -242,6 +318,11 @@ int64_t winograd_whole_images(const WinogradKernel& kernel, const ConvInput& inp
 
 int64_t winograd_weights_size(const WinogradKernel& kernel) {
   return ceil_div(kernel.writes(), kPanel) * panel_weights(kernel);
+}
+
+bool winograd_makes_statistics(const WinogradKernel& kernel, int64_t images) {
+  const int64_t threads = max_threads();
+  return !winograd_makes_weights(kernel) && (images % threads == 0 || images >= 8 * threads);
 }
 
 bool winograd_makes_weights(const WinogradKernel& kernel) {

@@ -489,11 +489,19 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
   };
   const int64_t channels2 = in.channels - in.channels1;
   const TileLines input = input_of(in.x, in.channels1), input2 = input_of(in.x2, channels2);
+  constexpr int64_t kAheadLines = 128;  // at most, during one matrix
+  int32_t consecutive[kAheadLines];
+  for (int i = 0; i < kAheadLines; ++i) consecutive[i] = 64 * i;
   const auto input_lines = [&](int i, GemmLines* lines) {
     int n = 0;
     for (int64_t t = count * i / matrices; t < count * (i + 1) / matrices; ++t) {
       lines[n++] = input.of(next[t]);
       if (channels2 > 0) lines[n++] = input2.of(next[t]);
+    }
+    for (int j = 0; j < 2; ++j) {
+      const int64_t all = products.ahead.lines[j], line = all * i / matrices;
+      const int64_t some = min_of(all * (i + 1) / matrices - line, kAheadLines);
+      if (some > 0) lines[n++] = {products.ahead.data[j] + 64 * line, consecutive, some};
     }
     return n;
   };

@@ -55,6 +55,12 @@ struct WinogradMultiply {
   const ConvInput* activation;
 };
 
+// What the thread reads after some products, besides the next tiles' input: it comes nearer meanwhile.
+struct WinogradAhead {
+  const char* data[2];
+  int64_t lines[2];  // consecutive ones of the cache
+};
+
 // The products of tiles [begin, end) for output channels [first, first + columns), 32 of them or 16 for the
 // last ones, on their way to the output.
 struct WinogradProducts {
@@ -62,6 +68,7 @@ struct WinogradProducts {
   int columns;
   const float* weights;  // transformed, of these channels
   float* m;              // block * m_row floats
+  WinogradAhead ahead;
 };
 
 // Makes the products; meanwhile, a few tiles after each matrix, those of the previous call become output,

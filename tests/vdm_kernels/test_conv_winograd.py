@@ -14,7 +14,8 @@ from torch import Tensor
 
 import vdm_kernels
 from vdm_kernels.op import OPS
-from vdm_kernels.ops.group_norm_silu_conv import weights
+from vdm_kernels.ops.group_norm_silu.arguments import joint_statistics
+from vdm_kernels.ops.group_norm_silu_conv import native, weights
 
 CONV = OPS["group_norm_silu_conv"]
 pytestmark = pytest.mark.skipif(CONV.why_not("native") is not None, reason=str(CONV.why_not("native")))
@@ -137,6 +138,42 @@ def test_the_number_of_threads_changes_nothing(case: str) -> None:
         torch.set_num_threads(before)
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0]))
+
+
+@pytest.mark.parametrize("precision", ["fast", "strict"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("videos", "upsample"),
+    [((2, 17, 24, 12, 10), False), ((1, 17, 80, 40, 44), False), ((2, 8, 24, 9, 30), True)],
+)
+def test_makes_the_statistics_of_its_input(
+    isa: str,
+    threads: None,
+    monkeypatch: pytest.MonkeyPatch,
+    videos: tuple[int, ...],
+    upsample: bool,
+    dtype: torch.dtype,
+    precision: Any,
+) -> None:
+    """Of images of one block of pixels and of more; blocks of tiles and the threads' shares begin within images."""
+    batch, frames, channels, height, width = videos
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    total = channels + 16
+    x, x2 = (normal(batch, c, frames, height, width).to(dtype) for c in (channels, 16))
+    values: dict[str, Any] = {"x2": x2, "norm_weight": 1 + normal(total), "norm_bias": normal(total)}
+    values |= {"weight": normal(40, total, 3, 3).to(dtype), "num_groups": 4, "upsample": upsample}
+    values |= {"scale": normal(batch, frames, total), "shift": normal(batch, total)}
+    statistics = joint_statistics(x, x2)
+    monkeypatch.delattr(native, "joint_statistics")
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        with vdm_kernels.use_backend("native"), vdm_kernels.conv_precision(precision):
+            y = vdm_kernels.group_norm_silu_conv(x, **values)
+            assert torch.equal(y, vdm_kernels.group_norm_silu_conv(x, **values, statistics=statistics))
 
 
 @pytest.mark.parametrize("norm_scope", ["frame", "video"])

@@ -67,16 +67,16 @@ def group_norm_silu_conv(
     if x.is_cuda:
         convolution = (weight, bias, residual, upsample, stride, return_statistics)
         return cuda.group_norm_silu_conv(x, x2, cuda.norm_of(*norm), *convolution)
-    if num_groups and statistics is None:
-        norm = (*norm[:4], joint_statistics(x, x2), *norm[5:])
     batch, _, frames, height, width = x.shape
     size = (2 * height, 2 * width) if upsample else ((height - 1) // stride + 1, (width - 1) // stride + 1)
+    kernel = _Kernel(weight, stride, upsample, precision)
+    if num_groups and statistics is None:
+        made = norm_scope == "frame" and kernel.makes_statistics(*size, batch * frames)
+        norm = (*norm[:4], None if made else joint_statistics(x, x2), *norm[5:])
     y = _empty_video(x, weight.shape[0], *size)
     rows = (batch, frames, weight.shape[0], 2) if return_statistics else (0,)
     y_statistics = torch.empty(rows, dtype=torch.float64, device=x.device)
-    _convolve(
-        _source(x, x2, *norm), _Kernel(weight, stride, upsample, precision), y, bias, residual, y_statistics
-    )
+    _convolve(_source(x, x2, *norm), kernel, y, bias, residual, y_statistics)
     return y, y_statistics
 
 
@@ -166,7 +166,7 @@ def _source(
     batch, channels, frames, height, width = x.shape
     sizes = (batch * frames, height, width, channels, channels + (0 if x2 is None else x2.shape[1]))
     video = (x.data_ptr(), pointer(x2), DTYPE_CODES[x.dtype], *sizes)
-    if norm_weight is None or norm_bias is None or statistics is None:
+    if norm_weight is None or norm_bias is None:
         return _Source(video, (0,) * 10 + (False, 0.0), None)
     norm = norm_tensors(statistics, norm_weight, norm_bias, scale, shift)
     return _Source(video, norm.arguments(x, num_groups, norm_scope, eps), norm)
@@ -187,6 +187,12 @@ class _Kernel(NamedTuple):
         """The faster algorithm for a convolution whose result has this size; None where that is the sum of taps."""
         size = (height, width)
         return winograd_kernel(self.weight, self.stride, self.upsample, self.transposed, size, self.precision)
+
+    def makes_statistics(self, height: int, width: int, images: int) -> bool:
+        """Whether the convolution with a result of this size makes the statistics for a norm of frames itself."""
+        assert C is not None
+        winograd = self.winograd(height, width)
+        return winograd is not None and C.winograd_makes_statistics(winograd, images)
 
 
 def _empty_video(like: Tensor, channels: int, height: int, width: int) -> Tensor:
