@@ -1,9 +1,9 @@
-// A few images at a time: the convolution makes da, turns it into dz = da silu'(u) in its output stage, where
-// x is prefetched as a residual would be, and adds up what the gradient of the statistics needs; one pass
-// then makes dx of dz and x. Both are still in the cache: dy and x are read from memory once, dx is written
-// once. Two exceptions: with weights that no cache holds, which are made or read once, all images are taken
-// at once; and where a vector of channels may be of both x and x2, the convolution leaves da, and one more
-// pass adds up the sums.
+// A few images at a time, by each thread of its own or by all together: the convolution makes da, turns it
+// into dz = da silu'(u) in its output stage, where x is prefetched as a residual would be, and adds up what
+// the gradient of the statistics needs; one pass then makes dx of dz and x. Both are still in the cache: dy
+// and x are read from memory once, dx is written once. Two exceptions: with weights that no cache holds,
+// which are made or read once, all images are taken at once; and where a vector of channels may be of both x
+// and x2, the convolution leaves da, and one more pass adds up the sums.
 #include <algorithm>
 #include <memory>
 #include <numeric>
@@ -16,9 +16,10 @@
 namespace vdm {
 namespace {
 
-// Of dz, and as much of x, that stay in the cache between the two. Of dz, up to so much per thread is kept
-// for the next call.
-constexpr int64_t kGroupBytes = 4 << 20;
+// Of dz, and as much of x, per thread: they stay in the cache between the two.
+constexpr int64_t kGroupBytes = 1 << 20;
+// Of dz, up to so much per thread is kept for the next call.
+constexpr int64_t kKeptBytes = 4 << 20;
 
 constexpr int64_t kVector = 16;  // of the widest instruction set
 
@@ -31,39 +32,36 @@ ConvInput images_of(ConvInput input, int64_t first, int64_t count) {
   return input;
 }
 
-// How many images are taken together: at least one per thread, whole blocks of tiles, so that no sum depends
-// on that, and whole videos where those share statistics.
-int64_t images_of_group(const WinogradInputGradientParams& params, int64_t image_bytes) {
+// How many images must be taken together: whole blocks of tiles, so that no sum depends on what is, and whole
+// videos where those share statistics. Weights that no cache holds are made or read once for all.
+int64_t images_of_unit(const WinogradInputGradientParams& params) {
   const GroupNorm& norm = params.norm.norm;
-  // Weights that no cache holds: once for all images.
   if (winograd_makes_weights(params.weight.kernel)) return norm.images();
-  const int64_t unit =
-      std::lcm(winograd_whole_images(params.weight.kernel, params.dy), norm.video ? norm.frames : 1);
-  const int64_t images = std::max<int64_t>(max_threads(), kGroupBytes / std::max<int64_t>(1, image_bytes));
-  return (images + unit - 1) / unit * unit;
+  return std::lcm(winograd_whole_images(params.weight.kernel, params.dy), norm.video ? norm.frames : 1);
 }
 
-}  // namespace
-
-void winograd_input_gradient_cpu(const WinogradInputGradientParams& params) {
+// Images [begin, end), a group at a time, which all threads that there are here share.
+void input_gradient(const WinogradInputGradientParams& params, int64_t begin, int64_t end, int64_t unit,
+                    GroupNormSiluBackward& backward) {
   const GroupNormSiluBackwardParams& norm = params.norm;
-  const int64_t images = norm.norm.images(), channels = norm.norm.channels;
-  const int64_t image_bytes = norm.pixels * channels * size_of(norm.da_dtype);
-  const int64_t group = std::clamp<int64_t>(images_of_group(params, image_bytes), 1, images);
+  const int64_t channels = norm.norm.channels, image_bytes = norm.pixels * channels * size_of(norm.da_dtype);
+  const int64_t fitting =
+      max_threads() * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, image_bytes));
+  const int64_t group = std::min((fitting + unit - 1) / unit * unit, end - begin);
   const int64_t size = group * image_bytes / size_of(DType::kFloat32) + 1;
-  const bool keeps = group * image_bytes <= max_threads() * kGroupBytes;
+  const bool keeps = group * image_bytes <= max_threads() * kKeptBytes;
   const Buffer freed = keeps ? nullptr : allocate(size);
   float* const dz = keeps ? scratch(ScratchSlot::kGradient, size) : freed.get();
   const int64_t scale = params.weight.kernel.upsample ? 2 : 1;
   const int64_t height = params.dy.height / scale, width = params.dy.width / scale;
-  const ConvInput activation = {norm.x,          norm.x2,  norm.dtype, images,  height, width,
-                                norm.x_channels, channels, nullptr,    nullptr, nullptr};
+  const ConvInput activation = {norm.x,  norm.x2, norm.dtype,      norm.norm.images(),
+                                height,  width,   norm.x_channels, channels,
+                                nullptr, nullptr, nullptr};
   // Else what is called dz is da.
   const bool fused = norm.x2 == nullptr || norm.x_channels % kVector == 0;
   const std::unique_ptr<Statistic[]> sums(new Statistic[static_cast<size_t>(group * channels * 2)]);
-  GroupNormSiluBackward backward(norm);
-  for (int64_t first = 0; first < images; first += group) {
-    const int64_t count = std::min(group, images - first);
+  for (int64_t first = begin; first < end; first += group) {
+    const int64_t count = std::min(group, end - first);
     WinogradConvParams conv{};
     conv.weight = params.weight;
     conv.input = images_of(params.dy, first, count);
@@ -78,6 +76,21 @@ void winograd_input_gradient_cpu(const WinogradInputGradientParams& params) {
     }
     winograd_conv_cpu(conv);
     fused ? backward.images(first, count, dz, sums.get()) : backward.images(first, count, dz);
+  }
+}
+
+}  // namespace
+
+void winograd_input_gradient_cpu(const WinogradInputGradientParams& params) {
+  GroupNormSiluBackward backward(params.norm);
+  const int64_t images = params.norm.norm.images(), unit = images_of_unit(params);
+  // Threads with as many images of their own need not wait for each other.
+  if (!params.norm.norm.video && images % (unit * max_threads()) == 0) {
+    parallel_for(images / unit, 1, [&](int64_t begin, int64_t end) {
+      input_gradient(params, begin * unit, end * unit, unit, backward);
+    });
+  } else {
+    input_gradient(params, 0, images, unit, backward);
   }
   backward.finish();
 }
