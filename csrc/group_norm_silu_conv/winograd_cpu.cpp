@@ -125,22 +125,27 @@ class NormsAhead {
              int64_t end, float* memory)
       : norm_(norm),
         tiles_(tiles),
+        first_(begin / per_image()),
         size_(input.images * input.channels),
         memory_(memory),
         statistics_(static_cast<size_t>(2 * input.channels)) {
-    const int64_t pixels = input.height * input.width, channels2 = input.channels - input.channels1;
-    sums_.emplace_back(input.x, input.dtype, PixelBlocks{input.images, pixels, input.channels1});
-    if (channels2 > 0)
-      sums_.emplace_back(input.x2, input.dtype, PixelBlocks{input.images, pixels, channels2});
-    next_ = begin / per_image() * blocks();
-    end_ = ceil_div(std::min(tiles.count, end), per_image()) * blocks();
-    add(std::min(end_, ceil_div(begin + tiles.block, per_image()) * blocks()));
+    const int64_t images = ceil_div(std::min(tiles.count, end), per_image()) - first_;
+    const int64_t pixels = input.height * input.width;
+    const auto add_input = [&](const void* x, int64_t channels) {
+      const char* const from =
+          static_cast<const char*>(x) + first_ * pixels * channels * size_of(input.dtype);
+      sums_.emplace_back(from, input.dtype, PixelBlocks{images, pixels, channels});
+    };
+    add_input(input.x, input.channels1);
+    if (input.x2 != nullptr) add_input(input.x2, input.channels - input.channels1);
+    add(std::min(images, ceil_div(begin + tiles.block, per_image()) - first_) * blocks());
   }
 
   // How many blocks are added up when tiles before this one have been convolved: at a steady pace, and all
   // that the next tiles need.
   int64_t due(int64_t tile) const {
-    return std::min(end_, (tile + tiles_.block + per_image()) * blocks() / per_image());
+    const int64_t ahead = tile + tiles_.block - (first_ - 1) * per_image();
+    return std::min(sums_[0].blocks().count(), ahead * blocks() / per_image());
   }
   WinogradAhead until(int64_t block) const {
     WinogradAhead ahead{};
@@ -160,23 +165,24 @@ class NormsAhead {
  private:
   int64_t per_image() const { return tiles_.rows * tiles_.columns; }
   int64_t blocks() const { return sums_[0].blocks().per_image(); }
-  void fold(int64_t image) {
+  void fold(int64_t image) {  // counted from the first
     Statistic* statistics = statistics_.data();
     for (const ChannelSums& sums : sums_) {
       sums.finish(image, statistics);
       statistics += 2 * sums.blocks().channels;
     }
-    float* const center = memory_ + image * norm_.channels;
-    fold_group_norm(norm_.of_image(image, statistics_.data()), center, center + size_, center + 2 * size_);
+    float* const center = memory_ + (first_ + image) * norm_.channels;
+    fold_group_norm(norm_.of_image(first_ + image, statistics_.data()), center, center + size_,
+                    center + 2 * size_);
   }
 
   const GroupNorm& norm_;
   const WinogradTiles& tiles_;
-  const int64_t size_;
+  const int64_t first_, size_;  // image; distance of center, gain and offset
   float* const memory_;
   std::vector<Statistic> statistics_;  // of one image
   std::vector<ChannelSums> sums_;      // of x, and of x2
-  int64_t next_, end_;                 // blocks
+  int64_t next_ = 0;                   // block of pixels of these images
 };
 
 // The panels that one thread computes, one after the other: while the products of one are made, those of the
