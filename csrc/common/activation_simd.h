@@ -9,6 +9,30 @@ namespace VDM_ISA {
 // e^a and e^-a are normal numbers for |a| up to this.
 constexpr float kExpLimit = 87.0f;
 
+#if defined(VDM_ISA_AVX512)
+
+// 2^(i / 32).
+alignas(64) constexpr float kPowersOfTwo[32] = {
+    1.0f,        1.02189715f, 1.04427378f, 1.0671404f,  1.09050773f, 1.11438674f, 1.13878863f, 1.16372486f,
+    1.18920712f, 1.21524736f, 1.24185781f, 1.26905096f, 1.29683955f, 1.32523664f, 1.35425555f, 1.38390988f,
+    1.41421356f, 1.44518081f, 1.47682615f, 1.50916443f, 1.54221083f, 1.57598085f, 1.61049033f, 1.64575548f,
+    1.68179283f, 1.7186193f,  1.75625216f, 1.79470908f, 1.83400809f, 1.87416763f, 1.91520656f, 1.95714412f};
+
+// e^-a within 2 ulp, for |a| <= kExpLimit; NaN stays NaN. -a = n ln 2 - r, where n is a multiple of 1/32, to
+// which adding 1.5 2^18 rounds, and |r| <= ln 2 / 64. With 2^n from a table, degree 2 is enough: what
+// multiplies is the limit here, and each degree is a multiplication more.
+VDM_INLINE F32 exp_minus(F32 a) {
+  const F32 shift = splat(0x1.8p18f);
+  const F32 shifted = fma(a, splat(-1.44269504f), shift);
+  const F32 n = shifted - shift;
+  const F32 r = fma(n, splat(-2.12194440e-4f), fma(n, splat(0.693359375f), a));
+  const F32 power = lookup(kPowersOfTwo, bits(shifted));
+  const F32 beyond = fma(splat(0.5f), r, splat(-1.0000147f)) * r;  // e^-r - 1
+  return scale_exponent(fma(power, beyond, power), n);
+}
+
+#else
+
 // e^-a within 1 ulp (2 without FMA), for |a| <= kExpLimit; NaN stays NaN. -a = n ln 2 - r with |r| <= ln 2 /
 // 2: adding 1.5 2^23 rounds to the integer n, and adding 127 besides leaves 2^n's exponent in the low bits.
 // ln 2 is split so that n times the first part is exact.
@@ -26,7 +50,7 @@ VDM_INLINE F32 exp_minus(F32 a) {
   return p * as_float(bits(shifted) << 23);
 }
 
-VDM_INLINE F32 sigmoid(F32 a) { return splat(1.0f) / (splat(1.0f) + exp_minus(clip(a, splat(kExpLimit)))); }
+#endif
 
 // a sigmoid(a); below -kExpLimit as there, where it is -1e-36.
 VDM_INLINE F32 silu(F32 a) {

@@ -20,6 +20,7 @@
 //     flip_sign(x, s)             negates x where the top bit of s is set
 //     lanes_within(a, low, high)  bit mask of low <= lane <= high, for values below 2^31
 //     min_above(a, high, best)    a > high ? min(a, best) : best, for values below 2^31
+//     lookup, scale_exponent      AVX-512 only: table[i mod 32]; a 2^floor(n)
 //     from_bf16, to_bf16, ...     F32 from and to the bits of a narrower type in U16, rounded to nearest even
 #pragma once
 

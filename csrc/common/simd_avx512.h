@@ -93,6 +93,13 @@ VDM_INLINE void split_exponent(F32 a, F32& k, F32& f) {
   f.v = _mm512_sub_ps(_mm512_getmant_ps(a.v, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src), _mm512_set1_ps(1.0f));
 }
 
+// table[i mod 32]; a table stays in two registers.
+VDM_INLINE F32 lookup(const float (&table)[32], U32 i) {
+  return {_mm512_permutex2var_ps(load(table).v, i.v, load(table + 16).v)};
+}
+// a 2^floor(n).
+VDM_INLINE F32 scale_exponent(F32 a, F32 n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+
 // Within [-limit, limit]; NaN stays NaN.
 VDM_INLINE F32 clip(F32 a, F32 limit) {
   const __m512 low = _mm512_sub_ps(_mm512_setzero_ps(), limit.v);
