@@ -185,72 +185,71 @@ class TileLines {
   int32_t offsets_[kCapacity];
 };
 
-// The moments of `count` values: some value near the mean, which takes the size of the mean out of the sums,
-// the mean relative to it, and the sum of squared deviations.
+// Sums relative to the mean of the first tile, so that the mean stays out of the variance.
 struct Moments {
-  F32 near, mean, m2;
+  F32 shift, sum, squares;
 };
-
-// Adds those of more values (Chan et al. 1983).
-VDM_INLINE void combine(Moments& total, float total_count, F32 mean, F32 m2, float count) {
-  const float sum = total_count + count;
-  const F32 delta = mean - total.mean;
-  total.mean = fma(delta, splat(count / sum), total.mean);
-  total.m2 = fma(delta * delta, splat(total_count * count / sum), total.m2 + m2);
-}
 
 VDM_INLINE F32 total(const F32 (&v)[4]) { return (v[0] + v[1]) + (v[2] + v[3]); }
 VDM_INLINE F32 total(const F32 (&v)[2]) { return v[0] + v[1]; }
 VDM_INLINE F32 total(const F32 (&v)[1]) { return v[0]; }
 
-// One vector of channels of a tile's outputs, `rows` x `columns` of them inside the image: adds bias and
-// residual, stores, and combines what was stored into the moments.
+// The pixels of a tile of kSize x kSize that are inside the image: all of them, or rows x columns.
 template <int kSize, bool kWhole>
-VDM_INLINE void store_tile(const ConvOutput& out, F32 (&y)[kSize][kSize], F32 bias, int64_t offset,
-                           int64_t row_stride, int rows, int columns, int lanes, Moments* moments,
-                           float moments_count) {
+struct TilePixels {
+  int rows, columns;
+
+  template <typename Body>
+  VDM_MEMBER void each(const Body& body) const {
 #pragma GCC unroll 4
-  for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
+    for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
 #pragma GCC unroll 4
-    for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
-      const int64_t at = offset + i * row_stride + j * out.channels;
-      F32 value = y[i][j] + bias;
-      if (out.residual != nullptr) {
-        value = value + (kWhole ? load(out.residual, out.dtype, at)
-                                : load_partial(out.residual, out.dtype, at, lanes));
-      }
-      if (kWhole)
-        store(out.y, out.dtype, at, value, out.stream);
-      else
-        store_partial(out.y, out.dtype, at, value, lanes);
-      if (moments != nullptr) y[i][j] = rounded(value, out.dtype);
+      for (int j = 0; j < (kWhole ? kSize : columns); ++j) body(i, j);
     }
   }
+  VDM_MEMBER int count() const { return kWhole ? kSize * kSize : rows * columns; }
+};
+
+// One vector of channels of a tile's outputs: adds bias and residual, stores, and adds what was stored to the
+// moments, of which these are the first or not.
+template <int kSize, bool kWhole>
+VDM_INLINE void store_tile(const ConvOutput& out, DType dtype, TilePixels<kSize, kWhole> pixels,
+                           F32 (&y)[kSize][kSize], F32 bias, int64_t offset, int lanes, Moments* moments,
+                           bool first) {
+  const int64_t pixel = out.channels, row = out.width * pixel;
+  const auto at = [=](int i, int j) VDM_LAMBDA { return offset + i * row + j * pixel; };
+  pixels.each([&](int i, int j) VDM_LAMBDA { y[i][j] = y[i][j] + bias; });
+  if (out.residual != nullptr) {
+    pixels.each([&](int i, int j) VDM_LAMBDA {
+      y[i][j] = y[i][j] + (kWhole ? load(out.residual, dtype, at(i, j))
+                                  : load_partial(out.residual, dtype, at(i, j), lanes));
+    });
+  }
+  if (kWhole && out.stream) {
+    pixels.each([&](int i, int j) VDM_LAMBDA { store(out.y, dtype, at(i, j), y[i][j], true); });
+  } else {
+    pixels.each([&](int i, int j) VDM_LAMBDA {
+      kWhole ? store(out.y, dtype, at(i, j), y[i][j]) : store_partial(out.y, dtype, at(i, j), y[i][j], lanes);
+    });
+  }
   if (moments == nullptr) return;
-  if (moments_count == 0.0f) *moments = {y[0][0], splat(0.0f), splat(0.0f)};
-  const float count = static_cast<float>(kWhole ? kSize * kSize : rows * columns);
+  if (first) {
+    F32 sum = splat(0.0f);
+    pixels.each([&](int i, int j) VDM_LAMBDA { sum = sum + rounded(y[i][j], dtype); });
+    *moments = {sum * splat(1.0f / static_cast<float>(pixels.count())), splat(0.0f), splat(0.0f)};
+  }
   // One sum per column: a single one would be a chain of dependent additions.
   F32 sums[kSize], squares[kSize];
 #pragma GCC unroll 4
   for (int j = 0; j < kSize; ++j) sums[j] = squares[j] = splat(0.0f);
-#pragma GCC unroll 4
-  for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
-      y[i][j] = y[i][j] - moments->near;
-      sums[j] = sums[j] + y[i][j];
-    }
-  }
-  const F32 mean = total(sums) * splat(1.0f / count);
-#pragma GCC unroll 4
-  for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
-      const F32 deviation = y[i][j] - mean;
-      squares[j] = fma(deviation, deviation, squares[j]);
-    }
-  }
-  combine(*moments, moments_count, mean, total(squares), count);
+  const F32 shift = moments->shift;
+  pixels.each([&](int i, int j) VDM_LAMBDA {
+    const F32 deviation = rounded(y[i][j], dtype) - shift;
+    sums[j] = i == 0 ? deviation : sums[j] + deviation;
+    squares[j] = i == 0 ? deviation * deviation : fma(deviation, deviation, squares[j]);
+  });
+  moments->sum = moments->sum + total(sums);
+  moments->squares = moments->squares + total(squares);
 }
 
 // One vector of channels of what silu((x - center) gain + offset) is the activation of, in the pixels of a
@@ -269,28 +268,22 @@ struct GradientSums {
 
 // As store_tile, of da: stores dz = da silu'(u) and adds it to the sums.
 template <int kSize, bool kWhole>
-VDM_INLINE void store_gradient_tile(const ConvOutput& out, const F32 (&da)[kSize][kSize],
-                                    const NormedVector& normed, int64_t offset, int64_t row_stride, int rows,
-                                    int columns, int lanes, GradientSums& sums) {
+VDM_INLINE void store_gradient_tile(const ConvOutput& out, DType dtype, TilePixels<kSize, kWhole> pixels,
+                                    const F32 (&da)[kSize][kSize], const NormedVector& normed, int64_t offset,
+                                    int lanes, GradientSums& sums) {
+  const int64_t pixel = out.channels, row = out.width * pixel;
   F32 sum = splat(0.0f), x_sum = sum;
-#pragma GCC unroll 4
-  for (int i = 0; i < (kWhole ? kSize : rows); ++i) {
-    F32 x[kSize];
-#pragma GCC unroll 4
-    for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
-      const int64_t at = normed.at + i * normed.row_stride + j * normed.pixel_stride;
-      x[j] = (kWhole ? load(normed.x, normed.dtype, at) : load_partial(normed.x, normed.dtype, at, lanes)) -
-             normed.center;
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < (kWhole ? kSize : columns); ++j) {
-      const F32 dz = da[i][j] * silu_derivative(fma(x[j], normed.gain, normed.offset));
-      const int64_t at = offset + i * row_stride + j * out.channels;
-      kWhole ? store(out.y, out.dtype, at, dz, out.stream) : store_partial(out.y, out.dtype, at, dz, lanes);
-      sum = sum + dz;
-      x_sum = fma(dz, x[j], x_sum);
-    }
-  }
+  pixels.each([&](int i, int j) VDM_LAMBDA {
+    const int64_t from = normed.at + i * normed.row_stride + j * normed.pixel_stride;
+    const F32 x =
+        (kWhole ? load(normed.x, normed.dtype, from) : load_partial(normed.x, normed.dtype, from, lanes)) -
+        normed.center;
+    const F32 dz = da[i][j] * silu_derivative(fma(x, normed.gain, normed.offset));
+    const int64_t at = offset + i * row + j * pixel;
+    kWhole ? store(out.y, dtype, at, dz, out.stream) : store_partial(out.y, dtype, at, dz, lanes);
+    sum = sum + dz;
+    x_sum = fma(dz, x, x_sum);
+  });
   sums.dz = sums.dz + sum;
   sums.dz_x = sums.dz_x + x_sum;
 }
@@ -331,51 +324,53 @@ class OutputStage {
  private:
   template <typename Transform>
   __attribute__((noinline)) void store_with(int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) store_one<Transform>(t);
+    with_constant(conv_.output.dtype, [&](DType dtype) VDM_LAMBDA {
+      for (int64_t t = begin; t < end; ++t) store_one<Transform>(t, dtype);
+    });
   }
 
   template <typename Transform>
-  VDM_MEMBER void store_one(int64_t t) {
-    constexpr int kPoints = Transform::kFrom, kSize = Transform::kTo;
-    const ConvOutput& out = conv_.output;
+  VDM_MEMBER void store_one(int64_t t, DType dtype) {
     const TilePlace& place = places_[t];
     const float* const products = products_.m + t * tiles_.m_row;
-    const int64_t offset =
-        ((place.image * out.height + place.y) * out.width + place.x) * out.channels + products_.first;
+    const bool whole = place.rows == Transform::kTo && place.columns == Transform::kTo;
     for (int v = 0; v < vectors_; ++v) {
-      F32 y[kSize][kSize];
-      transform_square<Transform>(
-          [&](int i, F32* row) {
-#pragma GCC unroll 6
-            for (int j = 0; j < kPoints; ++j)
-              row[j] = load(products + (i * kPoints + j) * kPanel + v * kLanes);
-          },
-          [&](int j, const F32* column) {
-#pragma GCC unroll 4
-            for (int i = 0; i < kSize; ++i) y[i][j] = column[i];
-          });
-      const int64_t row_stride = out.width * out.channels;
-      if (conv_.activation != nullptr) {
-        const NormedVector normed = normed_vector(place, v);
-        if (place.rows == kSize && place.columns == kSize && lanes_[v] == kLanes)
-          store_gradient_tile<kSize, true>(out, y, normed, offset + v * kLanes, row_stride, kSize, kSize,
-                                           kLanes, sums_[v]);
-        else
-          store_gradient_tile<kSize, false>(out, y, normed, offset + v * kLanes, row_stride, place.rows,
-                                            place.columns, lanes_[v], sums_[v]);
-        continue;
-      }
-      Moments* const to = conv_.partials == nullptr ? nullptr : moments_ + v;
-      if (place.rows == kSize && place.columns == kSize && lanes_[v] == kLanes)
-        store_tile<kSize, true>(out, y, bias_[v], offset + v * kLanes, row_stride, kSize, kSize, kLanes, to,
-                                count_);
-      else
-        store_tile<kSize, false>(out, y, bias_[v], offset + v * kLanes, row_stride, place.rows, place.columns,
-                                 lanes_[v], to, count_);
+      whole&& lanes_[v] == kLanes ? store_vector<Transform, true>(place, products, v, dtype)
+                                  : store_part<Transform>(place, products, v);
     }
     count_ += static_cast<float>(place.rows * place.columns);
     const bool ends_image = t + 1 == products_.end - products_.begin || places_[t + 1].image != place.image;
     if (conv_.partials != nullptr && ends_image) store_moments(place.image);
+  }
+
+  template <typename Transform>
+  __attribute__((noinline)) void store_part(const TilePlace& place, const float* products, int v) {
+    store_vector<Transform, false>(place, products, v, conv_.output.dtype);
+  }
+
+  template <typename Transform, bool kWhole>
+  VDM_MEMBER void store_vector(const TilePlace& place, const float* products, int v, DType dtype) {
+    constexpr int kPoints = Transform::kFrom, kSize = Transform::kTo;
+    F32 y[kSize][kSize];
+    transform_square<Transform>(
+        [&](int i, F32* row) {
+#pragma GCC unroll 6
+          for (int j = 0; j < kPoints; ++j) row[j] = load(products + (i * kPoints + j) * kPanel + v * kLanes);
+        },
+        [&](int j, const F32* column) {
+#pragma GCC unroll 4
+          for (int i = 0; i < kSize; ++i) y[i][j] = column[i];
+        });
+    const ConvOutput out = conv_.output;
+    const int64_t pixel = (place.image * out.height + place.y) * out.width + place.x;
+    const int64_t offset = pixel * out.channels + products_.first + v * kLanes;
+    const TilePixels<kSize, kWhole> pixels{place.rows, place.columns};
+    if (conv_.activation != nullptr) {
+      store_gradient_tile(out, dtype, pixels, y, normed_vector(place, v), offset, lanes_[v], sums_[v]);
+    } else {
+      Moments* const moments = conv_.partials == nullptr ? nullptr : moments_ + v;
+      store_tile(out, dtype, pixels, y, bias_[v], offset, lanes_[v], moments, count_ == 0.0f);
+    }
   }
 
   // A vector is of x or of x2, never of both.
@@ -407,9 +402,11 @@ class OutputStage {
         sums_[v] = {splat(0.0f), splat(0.0f)};
         continue;
       }
-      store(to, moments_[v].near);
-      store(to + padded, moments_[v].mean);
-      store(to + 2 * padded, moments_[v].m2);
+      const Moments& moments = moments_[v];
+      const F32 mean = moments.sum * splat(1.0f / count_);
+      store(to, moments.shift);
+      store(to + padded, mean);
+      store(to + 2 * padded, max(splat(0.0f), moments.squares - mean * moments.sum));
       store(to + 3 * padded, splat(count_));
     }
     count_ = 0.0f;
