@@ -16,8 +16,9 @@ namespace {
 
 constexpr int64_t kPanel = 32, kVector = 16, kLine = 16;  // output channels, channels, floats
 
-// v of a block: with a panel of weights and of products, it fills an L2 cache of 1 MB.
-constexpr int64_t kBlockFloats = 104 << 10, kMaxBlock = 64;
+// v of a block: with a panel of weights and of products, it fills an L2 cache of 1 MB. Blocks are powers of
+// two, as images mostly are: then threads have the same number of them.
+constexpr int64_t kBlockFloats = 136 << 10, kMinBlock = 16, kMaxBlock = 64;
 // Transformed weights beyond this would be read from memory rather than from the L3 cache. A thread makes
 // each panel anew for a group of tiles, whose v takes this much; it is transformed in parts of so many tiles.
 constexpr int64_t kStagedWeights = 4 << 20, kGroupFloats = 4 << 20, kStagedPart = 16;
@@ -53,8 +54,9 @@ WinogradTiles tiles_of(const ConvInput& input, const WinogradKernel& kernel, boo
   tiles.channels = round_up(input.channels, kVector);
   const int64_t matrices = tiles.points * tiles.points;
   tiles.v_row = tiles.channels + kLine;
-  const int64_t fitting = kBlockFloats / (tiles.inputs * tiles.inputs * tiles.v_row);
-  tiles.block = staged ? kMaxBlock : std::clamp<int64_t>(fitting / 8 * 8, 16, kMaxBlock);
+  const int64_t tile_floats = tiles.inputs * tiles.inputs * tiles.v_row;
+  tiles.block = kMaxBlock;
+  while (!staged && tiles.block > kMinBlock && tiles.block * tile_floats > kBlockFloats) tiles.block /= 2;
   tiles.m_row = matrices * kPanel + kLine;
   tiles.v_matrix = tiles.block * tiles.v_row + kLine;
   tiles.pixel_row = (tiles.strip * tiles.step + 2) * tiles.channels + kLine;
