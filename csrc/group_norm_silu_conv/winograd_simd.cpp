@@ -109,7 +109,7 @@ VDM_INLINE void activated_rows(const ConvInput& in, const WinogradTiles& tiles, 
 template <typename Transform>
 VDM_INLINE void transform_input(const ConvInput& in, const WinogradTiles& tiles, int64_t begin, int64_t end,
                                 WinogradRows& ring, float* v) {
-  constexpr int kPoints = Transform::kTo;
+  constexpr int kPoints = Transform::kTo, kShared = 2;  // columns of neighbours
   for (int64_t tile = begin; tile < end;) {
     const TileRun run = tile_run(tiles, tile, end);
     const float* rows[Transform::kFrom];
@@ -122,7 +122,10 @@ VDM_INLINE void transform_input(const ConvInput& in, const WinogradTiles& tiles,
             [&](int i, F32* row) {
 #pragma GCC unroll 6
               for (int j = 0; j < Transform::kFrom; ++j) {
-                row[j] = load(rows[i] + pixel + j * tiles.channels + c);
+                const float* const from = rows[i] + pixel + j * tiles.channels + c;
+                row[j] = load(from);
+                // The next tile's: rows come from L2, and the processor's prefetcher does not follow them.
+                if (j >= kShared) prefetch(from + tiles.step * tiles.channels);
               }
             },
             [&](int j, const F32* column) {
