@@ -34,49 +34,29 @@ struct GemmSum {
 };
 constexpr GemmSum kOneProduct = {1, 0, 0};
 
-// What gemm_add does besides at each step of k: a place for prefetches, many of which at once stall.
-// skip(n) moves on as n steps do: an errand is passed by value, and goes on from one tile to the next.
+// What gemm_add does besides at each step of k: a place for prefetches, many of which at once stall. An
+// errand is passed by value; one that goes on from tile to tile has its state elsewhere.
 struct NoErrand {
   VDM_MEMBER void operator()() const {}
-  VDM_MEMBER void skip(int64_t) const {}
 };
 
-// Cache lines of a piece of a tensor: base + offsets[i].
-struct GemmLines {
-  const char* base;
-  const int32_t* offsets;
-  int64_t count;
-};
-
-// Brings what will be read soon nearer, a cache line at each step: some pieces, then consecutive memory.
+// Brings what will be read soon nearer, a cache line at each step: those of a list, then consecutive memory.
 struct GemmAhead {
-  const GemmLines *piece, *end;
-  int64_t line;
+  const char *const *line, *const *last;
   const char *data, *data_end;
 
-  VDM_MEMBER void operator()() {
-    if (piece < end) {
-      prefetch(piece->base + piece->offsets[line]);
-      if (++line == piece->count) next();
+  VDM_MEMBER void fetch() {
+    if (line < last) {
+      prefetch(*line++);
     } else if (data < data_end) {
       __builtin_prefetch(data, 0, 2);
       data += 64;
     }
   }
-  VDM_MEMBER void skip(int64_t steps) {
-    while (piece < end && line + steps >= piece->count) {
-      steps -= piece->count - line;
-      next();
-    }
-    piece < end ? line += steps : 0;
-    data += piece < end ? 0 : 64 * steps;
-  }
-
- private:
-  VDM_MEMBER void next() {
-    line = 0;
-    ++piece;
-  }
+};
+struct GemmFetch {
+  GemmAhead* ahead;
+  VDM_MEMBER void operator()() const { ahead->fetch(); }
 };
 
 // sum[m][v] += sum over k of A(m, k) b[k * b_step + v * kLanes].
@@ -118,7 +98,6 @@ VDM_INLINE void gemm_tile(GemmA a, const float* b, int64_t b_step, float* c, int
   }
   for (int64_t i = 0; i < products.count; ++i) {
     gemm_add(sum, {a.data + i * products.a_step, a.row, a.step}, b + i * products.b_step, b_step, k, errand);
-    errand.skip(k);
   }
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
@@ -152,11 +131,10 @@ VDM_INLINE int64_t gemm_rows(int64_t rows) {
 
 template <int kColumnVectors, bool kAccumulate, typename Errand>
 VDM_INLINE void gemm_columns(int64_t rows, GemmA a, const float* b, int64_t b_step, float* c, int64_t c_row,
-                             int64_t k, GemmSum products, Errand& errand) {
+                             int64_t k, GemmSum products, Errand errand) {
   while (rows > 0) {
     const int64_t count = gemm_rows(rows);
     gemm_tile_of<kColumnVectors, kAccumulate>(count, a, b, b_step, c, c_row, k, products, errand);
-    errand.skip(products.count * k);
     a.data += count * a.row;
     c += count * c_row;
     rows -= count;
@@ -166,7 +144,7 @@ VDM_INLINE void gemm_columns(int64_t rows, GemmA a, const float* b, int64_t b_st
 // C (+)= A B, or a sum of such products, of any number of rows, and kPanel or kHalfPanel columns.
 template <bool kAccumulate, typename Errand>
 VDM_INLINE void gemm_panel(int64_t rows, int columns, GemmA a, const float* b, int64_t b_step, float* c,
-                           int64_t c_row, int64_t k, GemmSum products, Errand& errand) {
+                           int64_t c_row, int64_t k, GemmSum products, Errand errand) {
 #if defined(VDM_ISA_AVX512)
   if (columns == kHalfPanel) {
     return gemm_columns<1, kAccumulate>(rows, a, b, b_step, c, c_row, k, products, errand);
@@ -179,8 +157,80 @@ VDM_INLINE void gemm_panel(int64_t rows, int columns, GemmA a, const float* b, i
 template <bool kAccumulate>
 VDM_INLINE void gemm_panel(int64_t rows, int columns, GemmA a, const float* b, int64_t b_step, float* c,
                            int64_t c_row, int64_t k, GemmSum products = kOneProduct) {
-  NoErrand errand;
-  gemm_panel<kAccumulate>(rows, columns, a, b, b_step, c, c_row, k, products, errand);
+  gemm_panel<kAccumulate>(rows, columns, a, b, b_step, c, c_row, k, products, NoErrand());
+}
+
+// A tile of gemm_parts. Out of line: among others in one function, GCC keeps some sums in memory. No argument
+// is a structure: GCC copies those through memory, with loads wider than the stores just before, which wait
+// until all that was stored earlier, of the tile before, has reached the cache.
+template <int kRows, int kColumnVectors>
+static __attribute__((noinline)) void gemm_parts_tile(const float* a, int64_t a_row, const float* b,
+                                                      int64_t b_step, float* c, int64_t c_row, int64_t k,
+                                                      int64_t parts, GemmAhead& ahead) {
+  F32 sum[kRows][kColumnVectors];
+  alignas(64) float before[kRows][kColumnVectors * kLanes];
+  GemmAhead fetching = ahead;
+  for (int64_t part = 0;; ++part) {
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kColumnVectors; ++v) sum[m][v] = splat(0.0f);
+    }
+    const int64_t count = k / (parts - part);
+    gemm_add(sum, {a, a_row, 1}, b, b_step, count, GemmFetch{&fetching});
+    a += count;
+    b += count * b_step;
+    k -= count;
+    if (part > 0) {
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+        for (int v = 0; v < kColumnVectors; ++v) sum[m][v] = load(before[m] + v * kLanes) + sum[m][v];
+      }
+    }
+    if (part + 1 == parts) break;
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kColumnVectors; ++v) store(before[m] + v * kLanes, sum[m][v]);
+    }
+  }
+  ahead = fetching;
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kColumnVectors; ++v) store(c + m * c_row + v * kLanes, sum[m][v]);
+  }
+}
+
+template <int kColumnVectors, int kRows = kGemmRows>
+VDM_INLINE void gemm_parts_of(int64_t rows, const float* a, int64_t a_row, const float* b, int64_t b_step,
+                              float* c, int64_t c_row, int64_t k, int64_t parts, GemmAhead& ahead) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) {
+      return gemm_parts_of<kColumnVectors, kRows - 1>(rows, a, a_row, b, b_step, c, c_row, k, parts, ahead);
+    }
+  }
+  gemm_parts_tile<kRows, kColumnVectors>(a, a_row, b, b_step, c, c_row, k, parts, ahead);
+}
+
+// C = A B, of any number of rows and kPanel or kHalfPanel columns, where k is consecutive in A. The sums over
+// k are made of `parts` sums: the rounding errors of one long sum would be larger.
+VDM_INLINE void gemm_parts(int64_t rows, int columns, const float* a, int64_t a_row, const float* b, float* c,
+                           int64_t c_row, int64_t k, int64_t parts, GemmAhead& ahead) {
+  for (int64_t row = 0, count; row < rows; row += count) {
+    count = gemm_rows(rows - row);
+    const float* const a_tile = a + row * a_row;
+    float* const c_tile = c + row * c_row;
+#if defined(VDM_ISA_AVX512)
+    if (columns == kHalfPanel) {
+      gemm_parts_of<1>(count, a_tile, a_row, b, columns, c_tile, c_row, k, parts, ahead);
+      continue;
+    }
+#endif
+    for (int n = 0; n < columns; n += 2 * kLanes)
+      gemm_parts_of<2>(count, a_tile, a_row, b + n, columns, c_tile + n, c_row, k, parts, ahead);
+  }
 }
 
 }  // namespace VDM_ISA

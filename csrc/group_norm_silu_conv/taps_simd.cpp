@@ -143,7 +143,6 @@ VDM_INLINE Lines share_of_lines(const float* data, int64_t floats, int64_t index
 struct StepAhead {
   LinesAhead* lines;
   VDM_MEMBER void operator()() const { lines->step(); }
-  VDM_MEMBER void skip(int64_t) const {}
 };
 
 // What the pixels of a tile are the sum of: for each piece, products by row of taps.

@@ -158,6 +158,26 @@ VDM_INLINE void place_tiles(const WinogradTiles& tiles, int64_t begin, int64_t e
   }
 }
 
+// Addresses of cache lines that the products of one matrix fetch; of more than fit, some come later.
+class LineList {
+ public:
+  VDM_MEMBER void clear() { count_ = 0; }
+  // data + offset(i) for i < count.
+  template <typename Offset>
+  VDM_MEMBER void add(const char* data, int64_t count, const Offset& offset) {
+    count = min_of(count, kCapacity - count_);
+    for (int64_t i = 0; i < count; ++i) lines_[count_ + i] = data + offset(i);
+    count_ += count;
+  }
+  VDM_MEMBER const char* const* begin() const { return lines_; }
+  VDM_MEMBER const char* const* end() const { return lines_ + count_; }
+
+ private:
+  static constexpr int64_t kCapacity = 1024;
+  int64_t count_ = 0;
+  const char* lines_[kCapacity];
+};
+
 // The cache lines of channels [first, last) in tiles of `size` x `size` pixels of one tensor.
 class TileLines {
  public:
@@ -175,11 +195,10 @@ class TileLines {
       }
     }
   }
-  VDM_MEMBER GemmLines of(const TilePlace& place) const {
-    const int64_t pixel = (place.image * height_ + place.y) * width_ + place.x;
-    return {tensor_ + pixel * pixel_, offsets_, count_};
+  VDM_MEMBER void add_to(LineList& lines, const TilePlace& place) const {
+    const char* const tile = tensor_ + ((place.image * height_ + place.y) * width_ + place.x) * pixel_;
+    lines.add(tile, count_, [&](int64_t i) { return offsets_[i]; });
   }
-  VDM_MEMBER bool empty() const { return count_ == 0; }
 
  private:
   static constexpr int64_t kCapacity = 512;  // of more channels than that would be, some come later
@@ -434,29 +453,18 @@ VDM_INLINE int64_t parts_of(int64_t channels) { return channels < 32 ? 1 : max_o
 
 constexpr int64_t kFollowedChannels = 128;
 
-// One matrix of products. The weights of the next one, and the lines, come nearer meanwhile.
+// One matrix of products. The lines and the weights of the next matrix come nearer meanwhile.
 __attribute__((noinline)) void multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
                                         const float* v, const WinogradProducts& products, int matrix,
-                                        const GemmLines* lines, int lines_count) {
-  const int64_t channels = conv.input.channels, parts = parts_of(channels);
-  const int64_t count = products.end - products.begin;
-  const int columns = products.columns;
-  const int64_t size = channels * columns;
+                                        const LineList& lines) {
+  const int64_t channels = conv.input.channels, size = channels * products.columns;
   const float* const u = products.weights + matrix * (size + kMatrixGap);
-  float* const m = products.m + matrix * kPanel;
   // The processor's own prefetcher follows those of few channels.
-  const int64_t bytes = size * static_cast<int64_t>(sizeof(float));
   const char* const next = reinterpret_cast<const char*>(u + size + kMatrixGap);
-  GemmAhead ahead{lines, lines + lines_count, 0, next, next + (channels > kFollowedChannels ? bytes : 0)};
-  for (int64_t part = 0; part < parts; ++part) {
-    const int64_t c = channels * part / parts, c_count = channels * (part + 1) / parts - c;
-    const GemmA a{v + tiles.input_of(matrix) * tiles.v_matrix + c, tiles.v_row, 1};
-    const float* const b = u + c * columns;
-    if (part == 0)
-      gemm_panel<false>(count, columns, a, b, columns, m, tiles.m_row, c_count, kOneProduct, ahead);
-    else
-      gemm_panel<true>(count, columns, a, b, columns, m, tiles.m_row, c_count, kOneProduct, ahead);
-  }
+  const int64_t followed = channels > kFollowedChannels ? size * static_cast<int64_t>(sizeof(float)) : 0;
+  GemmAhead ahead{lines.begin(), lines.end(), next, next + followed};
+  gemm_parts(products.end - products.begin, products.columns, v + tiles.input_of(matrix) * tiles.v_matrix,
+             tiles.v_row, u, products.m + matrix * kPanel, tiles.m_row, channels, parts_of(channels), ahead);
 }
 
 }  // namespace
@@ -489,25 +497,24 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
   };
   const int64_t channels2 = in.channels - in.channels1;
   const TileLines input = input_of(in.x, in.channels1), input2 = input_of(in.x2, channels2);
-  constexpr int64_t kAheadLines = 128;  // at most, during one matrix
-  int32_t consecutive[kAheadLines];
-  for (int i = 0; i < kAheadLines; ++i) consecutive[i] = 64 * i;
-  const auto input_lines = [&](int i, GemmLines* lines) {
-    int n = 0;
+  LineList lines;
+  const auto add_input_lines = [&](int i) {
     for (int64_t t = count * i / matrices; t < count * (i + 1) / matrices; ++t) {
-      lines[n++] = input.of(next[t]);
-      if (channels2 > 0) lines[n++] = input2.of(next[t]);
+      input.add_to(lines, next[t]);
+      input2.add_to(lines, next[t]);
     }
     for (int j = 0; j < 2; ++j) {
       const int64_t all = products.ahead.lines[j], line = all * i / matrices;
-      const int64_t some = min_of(all * (i + 1) / matrices - line, kAheadLines);
-      if (some > 0) lines[n++] = {products.ahead.data[j] + 64 * line, consecutive, some};
+      lines.add(products.ahead.data[j] + 64 * line, all * (i + 1) / matrices - line,
+                [](int64_t l) { return 64 * l; });
     }
-    return n;
   };
-  GemmLines lines[4 * kMaxBlock];
   if (previous == nullptr) {
-    for (int i = 0; i < matrices; ++i) multiply(conv, tiles, v, products, i, lines, input_lines(i, lines));
+    for (int i = 0; i < matrices; ++i) {
+      lines.clear();
+      add_input_lines(i);
+      multiply(conv, tiles, v, products, i, lines);
+    }
     return;
   }
   OutputStage output(conv, tiles, *previous);
@@ -529,13 +536,12 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
   const int64_t tile_count = previous->end - previous->begin;
   for (int i = 0; i < matrices; ++i) {
     const int64_t begin = tile_count * i / matrices, end = tile_count * (i + 1) / matrices;
-    int n = 0;
+    lines.clear();
     for (int64_t t = begin; t < end; ++t) {
-      for (const TileLines& tensor : output_tensors)
-        if (!tensor.empty()) lines[n++] = tensor.of(output.place(t));
+      for (const TileLines& tensor : output_tensors) tensor.add_to(lines, output.place(t));
     }
-    n += input_lines(i, lines + n);
-    multiply(conv, tiles, v, products, i, lines, n);
+    add_input_lines(i);
+    multiply(conv, tiles, v, products, i, lines);
     output.store_tiles(begin, end);
   }
 }

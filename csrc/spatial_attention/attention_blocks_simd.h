@@ -119,7 +119,6 @@ class RowsAhead {
 struct Ahead {
   RowsAhead* rows;
   VDM_MEMBER void operator()() const { rows->fetch(); }
-  VDM_MEMBER void skip(int64_t) const {}
 };
 
 // C (rows, columns) (+)= A B; columns is a multiple of kHalfPanel. Not inline: it is 48 micro-kernels.

@@ -156,7 +156,6 @@ struct OutputLines {
       __builtin_prefetch(static_cast<const char*>(tile.out) + (tile.to[m] + c) * size_of(tile.dtype), 1);
     ++i;
   }
-  VDM_MEMBER void skip(int64_t steps) { i = smaller(i + steps, 2 * tile.rows); }
 };
 
 // out = residual + bias + A B.
