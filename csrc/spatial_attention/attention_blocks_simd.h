@@ -5,6 +5,7 @@
 
 #include "common/convert_simd.h"
 #include "common/gemm_simd.h"
+#include "spatial_attention/exp2_simd.h"
 #include "spatial_attention/spatial_attention_simd.h"
 
 namespace vdm {
@@ -197,173 +198,253 @@ struct Bias {
 };
 
 // The table itself, where no vector of queries lies in two rows of the image; otherwise it is copied to
-// scores. Without a table it is zero.
+// scores.
 VDM_INLINE void find_bias(const SpatialTask& task, const Runs& runs, int64_t block, int64_t keys,
-                          int64_t columns, const float* zeros, float* scores, Bias& bias) {
-  const bool in_place = task.table != nullptr && task.width % kLanes == 0;
-  const int64_t key_step = task.table != nullptr ? -kQueries : 0;
-  if (task.table != nullptr && !in_place) copy_bias(task, runs, block, keys, scores);
+                          int64_t columns, float* scores, Bias& bias) {
+  const bool in_place = task.width % kLanes == 0;
+  if (!in_place) copy_bias(task, runs, block, keys, scores);
   for (int64_t v = 0; v < columns / kLanes; ++v) {
-    bias.vectors[v] = in_place ? task.table + runs.vectors[least(v, runs.vector_count - 1)].table
-                      : task.table != nullptr ? scores + v * kLanes
-                                              : zeros;
+    bias.vectors[v] =
+        in_place ? task.table + runs.vectors[least(v, runs.vector_count - 1)].table : scores + v * kLanes;
   }
   for_each_row(task.width, block, keys,
                [&](int64_t key, int64_t in_row, int64_t offset) __attribute__((always_inline)) {
                  for (int64_t j = 0; j < in_row; ++j) {
                    const int64_t m = key - block + j;
-                   bias.keys[m] = in_place ? offset + j : m * key_step;
+                   bias.keys[m] = in_place ? offset + j : -m * kQueries;
                  }
                });
 }
 
-// One tile of `score`.
-template <int kRows, int kColumnVectors>
-VDM_INLINE void score_tile(GemmA k, const float* q, int64_t channels, const float* const* bias,
-                           const int64_t* bias_keys, float* scores, float* highest, Ahead ahead) {
+// Some vectors of queries and a block of keys, whose scores are scores[key * kQueries + query]. What is
+// summed so far is relative to 2^top, which has to follow the greatest score of a query, but need not be it.
+struct Group {
+  const float* q;            // transposed and scaled
+  const float* const* bias;  // see Bias; null where there is none
+  const int64_t* bias_keys;
+  float* scores;
+  const float* dscores;  // read for dot only
+  float *top, *sum, *dot, *factor;
+  float* out;  // (queries, padded): what else is relative to 2^top
+  int64_t queries, padded;
+};
+
+// A vector of scores becomes e = 2^(score - top), and sum that of all e so far. With dscores, dot is the sum
+// of e dscores.
+template <bool kDot>
+VDM_INLINE void weigh_vector(float* scores, const float* dscores, F32 top, F32& sum, F32& dot) {
+  const F32 e = exp2(load(scores) - top);
+  sum = sum + e;
+  if (kDot) dot = fma(e, load(dscores), dot);
+  store(scores, e);
+}
+
+// As weigh_vector, vector i of a group and some keys.
+template <bool kDot>
+VDM_INLINE void weigh_keys(const Group& group, int64_t i, int64_t key, int64_t keys) {
+  constexpr int kChains = 4;
+  const F32 top = load(group.top + i), zero = splat(0.0f);
+  F32 sums[kChains] = {zero, zero, zero, zero}, dots[kChains] = {zero, zero, zero, zero};
+  const auto weigh = [&](int64_t j, int n) VDM_LAMBDA {
+    const int64_t at = j * kQueries + i;
+    weigh_vector<kDot>(group.scores + at, group.dscores + at, top, sums[n], dots[n]);
+  };
+  for (; key + kChains <= keys; key += kChains) {
+#pragma GCC unroll 4
+    for (int n = 0; n < kChains; ++n) weigh(key + n, n);
+  }
+  for (; key < keys; ++key) weigh(key, 0);
+  store(group.sum + i, load(group.sum + i) + ((sums[0] + sums[1]) + (sums[2] + sums[3])));
+  if (kDot) store(group.dot + i, load(group.dot + i) + ((dots[0] + dots[1]) + (dots[2] + dots[3])));
+}
+
+// The same for all vectors of the group, one at each step of something else: those of a key take turns, and
+// their sums change places.
+template <bool kDot, int kColumnVectors>
+class Weights {
+ public:
+  VDM_MEMBER Weights(const Group& group, int64_t key)
+      : scores_(group.scores), dscores_(group.dscores), top_(group.top), at_(key * kQueries) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kColumnVectors; ++v) sums_[v] = dots_[v] = splat(0.0f);
+  }
+
+  VDM_MEMBER void next() {
+    F32 sum = sums_[0], dot = dots_[0];
+    weigh_vector<kDot>(scores_ + at_, dscores_ + at_, load(top_ + (at_ & kLanes)), sum, dot);
+    sums_[0] = sums_[kColumnVectors - 1];
+    dots_[0] = dots_[kColumnVectors - 1];
+    sums_[kColumnVectors - 1] = sum;
+    dots_[kColumnVectors - 1] = dot;
+    at_ += kColumnVectors == 1 ? kQueries : kLanes + (at_ & kLanes) * (kQueries / kLanes - 2);
+  }
+
+  // After whole keys.
+  VDM_MEMBER void add_to(const Group& group) const {
+#pragma GCC unroll 2
+    for (int v = 0; v < kColumnVectors; ++v) {
+      float *const sum = group.sum + v * kLanes, *const dot = group.dot + v * kLanes;
+      store(sum, load(sum) + sums_[v]);
+      if (kDot) store(dot, load(dot) + dots_[v]);
+    }
+  }
+
+ private:
+  float* scores_;
+  const float *dscores_, *top_;
+  int64_t at_;
+  F32 sums_[kColumnVectors], dots_[kColumnVectors];
+};
+
+// top becomes the greatest score so far, and what is summed is multiplied with the factor that this makes: of
+// this block the weights of `keys`, too.
+VDM_INLINE void raise_top(const Group& group, int64_t columns, const float* highest, int64_t keys) {
+  for (int64_t i = 0; i < columns; i += kLanes) {
+    const F32 before = load(group.top + i), top = max(load(highest + i), before);
+    const F32 factor = exp2(before - top);
+    store(group.top + i, top);
+    store(group.factor + i, factor);
+    store(group.sum + i, load(group.sum + i) * factor);
+    store(group.dot + i, load(group.dot + i) * factor);
+    for (int64_t key = 0; key < keys; ++key) {
+      float* const e = group.scores + key * kQueries + i;
+      store(e, load(e) * factor);
+    }
+  }
+  for (int64_t i = 0; i < group.queries; ++i) {
+    float* const row = group.out + i * group.padded;
+    for (int64_t c = 0; c < group.padded; c += kLanes) store(row + c, load(row + c) * splat(group.factor[i]));
+  }
+}
+
+// Raises top where a score exceeds it by a factor of 2^8: most of the time nothing is to be done.
+template <int kColumnVectors>
+VDM_INLINE void follow(const Group& group, const float* highest, int64_t keys) {
+  F32 rise = splat(0.0f);
+#pragma GCC unroll 2
+  for (int i = 0; i < kColumnVectors * kLanes; i += kLanes) {
+    rise = max(load(highest + i) - load(group.top + i), rise);
+  }
+  const U32 beyond = bits(splat(8.0f)) + splat(1u);
+  if (lanes_within(bits(rise), beyond, splat(0x7FFFFFFFu)) != 0) {
+    raise_top(group, kColumnVectors * kLanes, highest, keys);
+  }
+}
+
+// Whether scores become weights while the next ones are computed, so that the multipliers do not wait for a
+// softmax: where registers have room for both.
+constexpr bool kMeanwhile = kLanes == 16;
+
+// Scores of a tile of keys, from `first` on, and the highest of each query. Those from `weighed` to `first`
+// may become weights meanwhile.
+template <bool kDot, int kRows, int kColumnVectors>
+VDM_INLINE void score_tile(const Group& group, int64_t weighed, int64_t first, GemmA k, int64_t channels,
+                           float* highest, Ahead ahead) {
   F32 sum[kRows][kColumnVectors];
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 2
     for (int v = 0; v < kColumnVectors; ++v) sum[m][v] = splat(0.0f);
   }
-  gemm_add(sum, k, q, kQueries, channels, ahead);
-#pragma GCC unroll 2
-  for (int v = 0; v < kColumnVectors; ++v) {
-    F32 top = load(highest + v * kLanes);
-#pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) {
-      const F32 score = load(bias[v] - bias_keys[m]) + sum[m][v];
-      store(scores + m * kQueries + v * kLanes, score);
-      top = max(score, top);
-    }
-    store(highest + v * kLanes, top);
+  int64_t steps = 0;
+  if constexpr (kMeanwhile) {
+    Weights<kDot, kColumnVectors> weights(group, weighed);
+    const int64_t vectors = (first - weighed) * kColumnVectors;
+    steps = least(vectors, channels);
+    gemm_add(sum, k, group.q, kQueries, steps, [&]() VDM_LAMBDA { weights.next(); });
+    for (int64_t i = steps; i < vectors; ++i) weights.next();
+    weights.add_to(group);
   }
+  gemm_add(sum, {k.data + steps, k.row, k.step}, group.q + steps * kQueries, kQueries, channels - steps,
+           ahead);
+  const auto finish = [&](const auto& with_bias) VDM_LAMBDA {
+#pragma GCC unroll 2
+    for (int v = 0; v < kColumnVectors; ++v) {
+      F32 top = load(highest + v * kLanes);
+#pragma GCC unroll 16
+      for (int m = 0; m < kRows; ++m) {
+        const F32 score = with_bias(m, v, sum[m][v]);
+        store(group.scores + (first + m) * kQueries + v * kLanes, score);
+        top = max(score, top);
+      }
+      store(highest + v * kLanes, top);
+    }
+  };
+  if (group.bias == nullptr) return finish([](int, int, F32 score) VDM_LAMBDA { return score; });
+  const int64_t* const keys = group.bias_keys + first;
+  finish([&](int m, int v, F32 score) VDM_LAMBDA { return load(group.bias[v] - keys[m]) + score; });
 }
 
-// As score_tile, of 1 to kGemmRows rows.
-template <int kColumnVectors, int kRows = kGemmRows>
-VDM_INLINE void score_tile_of(int64_t rows, GemmA k, const float* q, int64_t channels,
-                              const float* const* bias, const int64_t* bias_keys, float* scores,
-                              float* highest, Ahead ahead) {
+// As score_tile, of 1 to kGemmRows keys.
+template <bool kDot, int kColumnVectors, int kRows = kGemmRows>
+VDM_INLINE void score_tile_of(int64_t rows, const Group& group, int64_t weighed, int64_t first, GemmA k,
+                              int64_t channels, float* highest, Ahead ahead) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return score_tile_of<kColumnVectors, kRows - 1>(rows, k, q, channels, bias, bias_keys, scores, highest,
-                                                      ahead);
+      return score_tile_of<kDot, kColumnVectors, kRows - 1>(rows, group, weighed, first, k, channels, highest,
+                                                            ahead);
     }
   }
-  score_tile<kRows, kColumnVectors>(k, q, channels, bias, bias_keys, scores, highest, ahead);
+  score_tile<kDot, kRows, kColumnVectors>(group, weighed, first, k, channels, highest, ahead);
 }
 
-template <int kColumnVectors>
-__attribute__((noinline)) void score_columns(int64_t keys, GemmA k, const float* q, int64_t channels,
-                                             const float* const* bias, const int64_t* bias_keys,
-                                             float* scores, float* highest, Ahead ahead) {
-  while (keys > 0) {
-    const int64_t rows = gemm_rows(keys);
-    score_tile_of<kColumnVectors>(rows, k, q, channels, bias, bias_keys, scores, highest, ahead);
+template <bool kDot, int kColumnVectors>
+__attribute__((noinline)) void weigh_group(const Group& group, int64_t keys, GemmA k, int64_t channels,
+                                           Ahead ahead) {
+  alignas(64) float highest[kColumnVectors * kLanes];
+  for (int v = 0; v < kColumnVectors; ++v) store(highest + v * kLanes, splat(-__FLT_MAX__));
+  int64_t weighed = 0;
+  for (int64_t first = 0; first < keys;) {
+    const int64_t rows = gemm_rows(keys - first);
+    score_tile_of<kDot, kColumnVectors>(rows, group, weighed, first, k, channels, highest, ahead);
+    if (kMeanwhile) {
+      follow<kColumnVectors>(group, highest, first);
+      weighed = first;
+    }
     k.data += rows * k.row;
-    bias_keys += rows;
-    scores += rows * kQueries;
-    keys -= rows;
+    first += rows;
   }
+  if (!kMeanwhile) follow<kColumnVectors>(group, highest, 0);
+  for (int v = 0; v < kColumnVectors; ++v) weigh_keys<kDot>(group, v * kLanes, weighed, keys);
 }
 
-// scores (keys, columns) = log2(e) (q . k / sqrt(channels) + b) for a block of keys, and the greatest of each
-// column; q_transposed is scaled.
-VDM_INLINE void score(const SpatialTask& task, const Runs& runs, const SpatialScratch& scratch, int64_t key,
-                      int64_t keys, int64_t columns, float* scores, float* highest, Ahead ahead) {
-  const int64_t padded = pad(task.k.channels);
-  const GemmA k = {scratch.k + key * padded, padded, 1};
-  float zeros[kLanes];
-  store(zeros, splat(0.0f));
-  Bias bias;
-  find_bias(task, runs, key, keys, columns, zeros, scores, bias);
-  for (int64_t i = 0; i < columns; i += kLanes) store(highest + i, splat(-__FLT_MAX__));
-  for (int64_t n = 0; n < columns; n += 2 * kLanes) {
-    const bool half = kLanes == kHalfPanel && columns - n == kHalfPanel;
-    const auto product = half ? score_columns<1> : score_columns<2>;
-    product(keys, k, scratch.q_transposed + n, task.k.channels, bias.vectors + n / kLanes, bias.keys,
-            scores + n, highest + n, ahead);
-  }
-}
-
-// 2^a within 1 ulp (2 without FMA), for -126 <= a <= 126, and 2^-126 below; NaN stays NaN. a = n + r with
-// |r| <= 1/2: adding 1.5 2^23 rounds to the integer n, and adding 127 besides leaves 2^n's exponent in the
-// low bits.
-VDM_INLINE F32 exp2(F32 a) {
-  const F32 shift = splat(0x1.8p23f + 127.0f);
-  a = max(splat(-126.0f), a);
-  const F32 shifted = a + shift;
-  const F32 r = a - (shifted - shift);
-  F32 p = fma(splat(1.53458124e-4f), r, splat(1.33999309e-3f));
-  p = fma(p, r, splat(9.61848907e-3f));
-  p = fma(p, r, splat(5.55032864e-2f));
-  p = fma(p, r, splat(2.40226462e-1f));
-  p = fma(p, r, splat(6.93147182e-1f));
-  p = fma(p, r, splat(1.0f));
-  return p * as_float(bits(shifted) << 23);
-}
-
-// The online softmax (Milakov & Gimelshein 2018), to the base 2: before the first block.
-VDM_INLINE void begin_softmax(const SpatialScratch& scratch) {
+// Before the first block. Nothing exceeds the top of a query that does not exist.
+VDM_INLINE void begin_softmax(const SpatialScratch& scratch, int64_t count) {
   for (int64_t i = 0; i < kQueries; i += kLanes) {
     store(scratch.top + i, splat(-__FLT_MAX__));
     store(scratch.sum + i, splat(0.0f));
     store(scratch.dot + i, splat(0.0f));
   }
+  for (int64_t i = count; i < kQueries; ++i) scratch.top[i] = __builtin_inff();
 }
 
-// Before a block's softmax: what is summed so far is relative to 2^top, which has to follow the greatest
-// score, but need not be it. Only where one of the queries' exceeds it by kMostRise, top becomes the greatest
-// so far, sums are multiplied with factor, and true is returned: most blocks cost nothing.
-VDM_INLINE bool raise_top(const SpatialScratch& scratch, int64_t count, const float* highest) {
-  constexpr float kMostRise = 8.0f;
-  F32 most = splat(0.0f);
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const int lanes = static_cast<int>(least(kLanes, count - i));
-    most = max(load_partial(highest + i, lanes) - load_partial(scratch.top + i, lanes), most);
-  }
-  float rises[kLanes];
-  store(rises, most);
-  bool raise = false;
-  for (int i = 0; i < kLanes; ++i) raise |= rises[i] > kMostRise;
-  if (!raise) return false;
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const F32 before = load(scratch.top + i), top = max(load(highest + i), before);
-    const F32 factor = exp2(before - top);
-    store(scratch.top + i, top);
-    store(scratch.factor + i, factor);
-    store(scratch.sum + i, load(scratch.sum + i) * factor);
-    store(scratch.dot + i, load(scratch.dot + i) * factor);
-  }
-  return true;
-}
-
-// One block: scores become e = 2^(score - top), and sum that of all e so far. With dscores, dot is the sum of
-// e dscores.
+// A block of keys of the online softmax (Milakov & Gimelshein 2018): scores (keys, columns) become 2^(score -
+// top), where a score is log2(e) (q . k / sqrt(channels) + b), with q_transposed scaled. `out` is what is
+// summed so far of P V, if anything; with kDot there is dP in dscores.
 template <bool kDot>
-VDM_INLINE void softmax(const SpatialScratch& scratch, int64_t keys, int64_t columns, float* scores,
-                        const float* dscores) {
-  constexpr int kChains = 4;
-  for (int64_t i = 0; i < columns; i += kLanes) {
-    const F32 top = load(scratch.top + i), zero = splat(0.0f);
-    F32 sums[kChains] = {zero, zero, zero, zero}, dots[kChains] = {zero, zero, zero, zero};
-    const auto add = [&](int64_t j, int n) VDM_LAMBDA {
-      const int64_t at = j * kQueries + i;
-      const F32 e = exp2(load(scores + at) - top);
-      sums[n] = sums[n] + e;
-      if (kDot) dots[n] = fma(e, load(dscores + at), dots[n]);
-      store(scores + at, e);
-    };
-    int64_t j = 0;
-    for (; j + kChains <= keys; j += kChains) {
-#pragma GCC unroll 4
-      for (int n = 0; n < kChains; ++n) add(j + n, n);
-    }
-    for (; j < keys; ++j) add(j, 0);
-    store(scratch.sum + i, load(scratch.sum + i) + ((sums[0] + sums[1]) + (sums[2] + sums[3])));
-    if (kDot) store(scratch.dot + i, load(scratch.dot + i) + ((dots[0] + dots[1]) + (dots[2] + dots[3])));
+VDM_INLINE void weigh(const SpatialTask& task, const Runs& runs, const SpatialScratch& scratch, int64_t key,
+                      int64_t keys, int64_t count, float* scores, const float* dscores, float* out,
+                      Ahead ahead) {
+  const int64_t padded = pad(task.k.channels), columns = pad(count);
+  const GemmA k = {scratch.k + key * padded, padded, 1};
+  Bias bias;
+  if (task.table != nullptr) find_bias(task, runs, key, keys, columns, scores, bias);
+  for (int64_t n = 0; n < columns; n += 2 * kLanes) {
+    const bool half = kLanes == kHalfPanel && columns - n == kHalfPanel;
+    const Group group = {scratch.q_transposed + n,
+                         task.table != nullptr ? bias.vectors + n / kLanes : nullptr,
+                         bias.keys,
+                         scores + n,
+                         kDot ? dscores + n : scores + n,
+                         scratch.top + n,
+                         scratch.sum + n,
+                         scratch.dot + n,
+                         scratch.factor + n,
+                         out != nullptr ? out + n * padded : nullptr,
+                         out != nullptr ? least(count - n, 2 * kLanes) : 0,
+                         padded};
+    const auto product = half ? weigh_group<kDot, 1> : weigh_group<kDot, 2>;
+    product(group, keys, k, task.k.channels, ahead);
   }
 }
 

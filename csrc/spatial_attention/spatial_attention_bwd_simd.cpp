@@ -100,7 +100,7 @@ void spatial_attend_bwd(const SpatialGradientTask& gradient, int64_t first, int6
                     scratch.q_transposed);
     pack_transposed({scratch.dout, DType::kFloat32, count, padded, channels}, 0, count, 1.0f,
                     scratch.dout_transposed);
-    begin_softmax(scratch);
+    begin_softmax(scratch, count);
     rows_ahead.add(gradient.dq, query, count);
     if (!is_last) {
       rows_ahead.add(task.q, query + count, kQueries);
@@ -116,12 +116,9 @@ void spatial_attend_bwd(const SpatialGradientTask& gradient, int64_t first, int6
         rows_ahead.add(task.k, key + keys, kKeys);
         rows_ahead.add(task.v, key + keys, kKeys);
       }
-      float highest[kQueries];
-      score(task, runs, scratch, key, keys, columns, scores, highest, ahead);
       multiply<false>(keys, columns, {scratch.v + key * padded, padded, 1}, scratch.dout_transposed, kQueries,
                       dscores, kQueries, channels, ahead);
-      raise_top(scratch, count, highest);
-      softmax<true>(scratch, keys, columns, scores, dscores);
+      weigh<true>(task, runs, scratch, key, keys, count, scores, dscores, nullptr, ahead);
       float* const tops = scratch.tops + key / kKeys * kQueries;
       for (int64_t i = 0; i < kQueries; i += kLanes) store(tops + i, load(scratch.top + i));
     }

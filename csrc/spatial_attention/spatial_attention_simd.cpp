@@ -5,16 +5,6 @@
 
 namespace vdm {
 namespace VDM_ISA {
-namespace {
-
-// Rows of what is summed so far, multiplied with factor.
-VDM_INLINE void rescale(float* rows, int64_t count, int64_t padded, const float* factor) {
-  for (int64_t row = 0; row < count; ++row, rows += padded) {
-    for (int64_t c = 0; c < padded; c += kLanes) store(rows + c, load(rows + c) * splat(factor[row]));
-  }
-}
-
-}  // namespace
 
 void spatial_attend(const SpatialTask& task, const SpatialOutput& out, int64_t first, int64_t last,
                     const SpatialScratch& scratch) {
@@ -23,10 +13,10 @@ void spatial_attend(const SpatialTask& task, const SpatialOutput& out, int64_t f
   RowsAhead rows;
   const Ahead ahead = {&rows};
   for (int64_t query = first; query < last; query += kQueries) {
-    const int64_t count = least(kQueries, last - query), columns = pad(count);
+    const int64_t count = least(kQueries, last - query);
     const Runs runs(task.height, task.width, query, count);
     pack_transposed(task.q, query, count, scale, scratch.q_transposed);
-    begin_softmax(scratch);
+    begin_softmax(scratch, count);
     rows.add(out, query, count);
     if (query + count < last) {
       rows.add(task.q, query + count, kQueries);
@@ -43,10 +33,8 @@ void spatial_attend(const SpatialTask& task, const SpatialOutput& out, int64_t f
         rows.add(task.k, key + keys, kKeys);
         rows.add(task.v, key + keys, kKeys);
       }
-      float highest[kQueries];
-      score(task, runs, scratch, key, keys, columns, scratch.scores, highest, ahead);
-      if (raise_top(scratch, count, highest) && key > 0) rescale(scratch.out, count, padded, scratch.factor);
-      softmax<false>(scratch, keys, columns, scratch.scores, nullptr);
+      float* const summed = key > 0 ? scratch.out : nullptr;
+      weigh<false>(task, runs, scratch, key, keys, count, scratch.scores, nullptr, summed, ahead);
       const auto product = key > 0 ? multiply<true> : multiply<false>;
       product(count, padded, {scratch.scores, 1, kQueries}, scratch.v + key * padded, padded, scratch.out,
               padded, keys, ahead);
