@@ -76,11 +76,6 @@ VDM_INLINE U32 min_above(U32 a, U32 high, U32 best) {
   return {_mm512_mask_min_epu32(best.v, _mm512_cmpgt_epu32_mask(a.v, high.v), a.v, best.v)};
 }
 
-// table[a % 32]; for this instruction set only.
-VDM_INLINE U32 lookup32(const uint32_t* table, U32 a) {
-  return {_mm512_permutex2var_epi32(load(table).v, a.v, load(table + kLanes).v)};
-}
-
 VDM_INLINE U64 operator+(U64 a, U64 b) { return {_mm512_add_epi64(a.v, b.v)}; }
 VDM_INLINE U64 operator^(U64 a, U64 b) { return {_mm512_xor_si512(a.v, b.v)}; }
 VDM_INLINE U64 operator>>(U64 a, int n) { return {_mm512_srli_epi64(a.v, n)}; }
