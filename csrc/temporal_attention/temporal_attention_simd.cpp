@@ -49,8 +49,7 @@ VDM_INLINE F32 reduce_keys(const F32 (&s)[kFrames], const Op& op) {
 }
 
 // P as score and softmax give it: (keys, queries).
-__attribute__((noinline)) void weigh(Matrix k, const float* q, int64_t width, Matrix bias, float* p,
-                                     Prefetch& prefetch) {
+VDM_INLINE void weigh(Matrix k, const float* q, int64_t width, Matrix bias, float* p, Prefetch& prefetch) {
   F32 s[kFrames];
 #  pragma GCC unroll 16
   for (int j = 0; j < kFrames; ++j) s[j] = load(bias.data + j * bias.row);
