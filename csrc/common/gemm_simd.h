@@ -161,8 +161,8 @@ VDM_INLINE void gemm_panel(int64_t rows, int columns, GemmA a, const float* b, i
 }
 
 // A tile of gemm_parts. Out of line: among others in one function, GCC keeps some sums in memory. No argument
-// is a structure: GCC copies those through memory, with loads wider than the stores just before, which wait
-// until all that was stored earlier, of the tile before, has reached the cache.
+// is a structure by value: GCC copies those through memory, with loads wider than the stores just before,
+// which wait until all that was stored earlier, of the tile before, has reached the cache.
 template <int kRows, int kColumnVectors>
 static __attribute__((noinline)) void gemm_parts_tile(const float* a, int64_t a_row, const float* b,
                                                       int64_t b_step, float* c, int64_t c_row, int64_t k,

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 
 #ifdef _OPENMP
 #  include <omp.h>
@@ -20,7 +21,7 @@ inline int max_threads() {
 }
 
 // Calls body(begin, end) on contiguous ranges that cover [0, count), one per thread, none shorter than
-// `grain` unless count is. body must not throw.
+// `grain` unless count is. What a body throws, say for lack of memory, is thrown when all have ended.
 template <typename Body>
 void parallel_for(int64_t count, int64_t grain, const Body& body) {
   const int64_t threads = std::min<int64_t>(max_threads(), count / std::max<int64_t>(grain, 1));
@@ -29,14 +30,21 @@ void parallel_for(int64_t count, int64_t grain, const Body& body) {
     return;
   }
 #ifdef _OPENMP
+  std::exception_ptr failure;
 #  pragma omp parallel num_threads(static_cast<int>(threads))
   {
     // The runtime may give fewer threads than were asked for.
     const int64_t team = omp_get_num_threads(), thread = omp_get_thread_num();
     const int64_t begin = count / team * thread + std::min(thread, count % team);
     const int64_t end = begin + count / team + (thread < count % team ? 1 : 0);
-    if (begin < end) body(begin, end);
+    try {
+      if (begin < end) body(begin, end);
+    } catch (...) {
+#  pragma omp critical
+      failure = std::current_exception();
+    }
   }
+  if (failure) std::rethrow_exception(failure);
 #endif
 }
 

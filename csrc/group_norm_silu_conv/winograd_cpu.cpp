@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cassert>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -117,9 +118,8 @@ ConvInput activated(ConvInput input, const GroupNorm& norm, float* memory) {
   return input;
 }
 
-// Makes the statistics that are not given, and folds the norm, for the images that one thread convolves: now
-// and then, between the products, blocks of pixels are added up that came nearer during the last ones, an
-// image ahead of the tiles.
+// Makes the statistics that are not given, and folds the norm, for the images that one thread convolves.
+// Between products it adds up blocks of pixels that the last products prefetched, one image ahead.
 class NormsAhead {
  public:
   // For `tiles` [begin, end), to memory of activation_size() floats.
@@ -227,6 +227,8 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
   const WinogradKernel& kernel = params.weight.kernel;
   ConvOutput output = params.output;
   const bool staged = winograd_makes_weights(kernel);
+  const bool makes_norm = params.norm.groups > 0 && params.norm.statistics == nullptr;
+  assert(!makes_norm || (!staged && !params.norm.video));
   const WinogradTiles tiles = tiles_of(params.input, kernel, staged);
   if (tiles.count * output.channels == 0) return;
   const int64_t blocks = ceil_div(tiles.count, tiles.block);
@@ -256,16 +258,15 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
   const int64_t panel_size = panel_weights(kernel);
   const auto transform = VDM_SIMD(winograd_transform_input);
   if (!staged) {
-    const bool makes = params.norm.groups > 0 && params.norm.statistics == nullptr;
     parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
-      const int64_t own_size = makes ? input_size : 0;
+      const int64_t own_size = makes_norm ? input_size : 0;
       float* const memory = scratch(ScratchSlot::kThread, own_size + rows_size + v_size + 2 * m_size);
-      const ConvInput own = makes ? activated(params.input, params.norm, memory) : input;
+      const ConvInput own = makes_norm ? activated(params.input, params.norm, memory) : input;
       WinogradRows rows{memory + own_size, {-1, -1, -1, -1, -1, -1}};
       float* const v = rows.data + rows_size;
       Pipeline pipeline(conv, tiles, v + v_size);
       std::optional<NormsAhead> norms;
-      if (makes) norms.emplace(own, params.norm, tiles, begin * tiles.block, end * tiles.block, memory);
+      if (makes_norm) norms.emplace(own, params.norm, tiles, begin * tiles.block, end * tiles.block, memory);
       for (int64_t block = begin; block < end; ++block) {
         const int64_t tile = block * tiles.block;
         transform(own, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);

@@ -4,10 +4,9 @@
 //           once
 //     v     36 matrices (tiles x channels), written and read once per panel of 32 output channels, in L2
 //     u     36 matrices (channels x 32) per panel, read once per block, from L2 or L3
-//     m     36 products (tiles x 32), in L2 twice: while those of one panel are made, those of the one before
-//     become
-//           outputs, a tile or two after each: bias, residual, store, statistics. Meanwhile each step of a
-//           product prefetches a line of what comes next (GemmAhead), so that memory is never used in bursts
+//     m     36 products (tiles x 32), in L2 twice: while those of one panel are made, those of the one
+//           before become outputs, a tile or two after each: bias, residual, store, statistics. Meanwhile
+//           each step of a product prefetches a line of what comes next (GemmAhead): no bursts of memory
 //
 // The products are 36 tiles x channels x 32 multiplications and take most of the time, at the peak of the
 // multipliers (gemm_simd.h). Rows of v are 16 floats longer than the channels: a power of two would map all
@@ -196,6 +195,7 @@ class TileLines {
     }
   }
   VDM_MEMBER void add_to(LineList& lines, const TilePlace& place) const {
+    if (count_ == 0) return;  // perhaps there is no tensor
     const char* const tile = tensor_ + ((place.image * height_ + place.y) * width_ + place.x) * pixel_;
     lines.add(tile, count_, [&](int64_t i) { return offsets_[i]; });
   }
@@ -207,10 +207,19 @@ class TileLines {
   int32_t offsets_[kCapacity];
 };
 
-// Sums relative to the mean of the first tile, so that the mean stays out of the variance.
+// Sums relative to a value near the mean, so that the mean stays out of the variance.
 struct Moments {
   F32 shift, sum, squares;
 };
+
+// Makes them relative to the mean of the `count` values so far.
+VDM_INLINE void recenter(Moments& moments, float count) {
+  const F32 mean = fma(moments.sum, splat(1.0f / count), moments.shift);
+  const F32 d = mean - moments.shift, d_count = d * splat(count);
+  moments.squares = moments.squares - d * (moments.sum + (moments.sum - d_count));
+  moments.sum = moments.sum - d_count;
+  moments.shift = mean;
+}
 
 VDM_INLINE F32 total(const F32 (&v)[4]) { return (v[0] + v[1]) + (v[2] + v[3]); }
 VDM_INLINE F32 total(const F32 (&v)[2]) { return v[0] + v[1]; }
@@ -356,11 +365,18 @@ class OutputStage {
     const TilePlace& place = places_[t];
     const float* const products = products_.m + t * tiles_.m_row;
     const bool whole = place.rows == Transform::kTo && place.columns == Transform::kTo;
+    // The first tile may be unlike the others: after 2, 4, 8, ... of them, the shift follows the mean.
+    if (stored_ > 1 && (stored_ & (stored_ - 1)) == 0) {
+      for (int v = 0; v < vectors_; ++v) recenter(moments_[v], count_);
+    }
     for (int v = 0; v < vectors_; ++v) {
-      whole&& lanes_[v] == kLanes ? store_vector<Transform, true>(place, products, v, dtype)
-                                  : store_part<Transform>(place, products, v);
+      if (whole && lanes_[v] == kLanes)
+        store_vector<Transform, true>(place, products, v, dtype);
+      else
+        store_part<Transform>(place, products, v);
     }
     count_ += static_cast<float>(place.rows * place.columns);
+    stored_ += makes_moments() ? 1 : 0;
     const bool ends_image = t + 1 == products_.end - products_.begin || places_[t + 1].image != place.image;
     if (conv_.partials != nullptr && ends_image) store_moments(place.image);
   }
@@ -390,10 +406,12 @@ class OutputStage {
     if (conv_.activation != nullptr) {
       store_gradient_tile(out, dtype, pixels, y, normed_vector(place, v), offset, lanes_[v], sums_[v]);
     } else {
-      Moments* const moments = conv_.partials == nullptr ? nullptr : moments_ + v;
+      Moments* const moments = makes_moments() ? moments_ + v : nullptr;
       store_tile(out, dtype, pixels, y, bias_[v], offset, lanes_[v], moments, count_ == 0.0f);
     }
   }
+
+  VDM_MEMBER bool makes_moments() const { return conv_.partials != nullptr && conv_.activation == nullptr; }
 
   // A vector is of x or of x2, never of both.
   VDM_MEMBER NormedVector normed_vector(const TilePlace& place, int v) const {
@@ -432,6 +450,7 @@ class OutputStage {
       store(to + 3 * padded, splat(count_));
     }
     count_ = 0.0f;
+    stored_ = 0;
   }
 
   const WinogradMultiply& conv_;
@@ -444,7 +463,8 @@ class OutputStage {
   int lanes_[kPanel / kLanes];
   Moments moments_[kPanel / kLanes];
   GradientSums sums_[kPanel / kLanes];
-  float count_ = 0.0f;
+  float count_ = 0.0f;  // pixels of this image
+  int64_t stored_ = 0;  // tiles of it that are in the moments
 };
 
 // How many parts the sum over channels has: their sums are added up at the end. The rounding errors of these

@@ -125,17 +125,29 @@ def test_statistics_of_a_mean_far_above_the_deviation(isa: str) -> None:
     assert error(statistics[..., 1], pixels.var(3, correction=0).transpose(1, 2)) <= 1e-6
 
 
+@pytest.mark.parametrize("size", [(64, 64), (9, 65)])
+def test_statistics_of_an_image_that_begins_unlike_the_rest(isa: str, size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    residual = torch.randn(1, 16, 2, *size, generator=generator)
+    residual[..., :4, :4] += 30.0
+    zero = torch.zeros(16, 16, 3, 3)
+    with vdm_kernels.use_backend("native"):
+        y, statistics = vdm_kernels.group_norm_silu_conv(
+            torch.zeros_like(residual), zero, residual=residual, return_statistics=True
+        )
+    pixels = y.double().flatten(3)
+    assert error(statistics[..., 0], pixels.mean(3).transpose(1, 2)) <= 1e-6
+    assert error(statistics[..., 1], pixels.var(3, correction=0).transpose(1, 2)) <= 1e-6
+
+
 @pytest.mark.parametrize("case", ["whole", "staged", "groups"])
-def test_the_number_of_threads_changes_nothing(case: str) -> None:
-    values, before = arguments(case, torch.float32), torch.get_num_threads()
+def test_the_number_of_threads_changes_nothing(case: str, threads: None) -> None:
+    values = arguments(case, torch.float32)
     results = []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            gradients, y, statistics = run("native", values)
-            results.append([y, statistics, *gradients.values()])
-    finally:
-        torch.set_num_threads(before)
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        gradients, y, statistics = run("native", values)
+        results.append([y, statistics, *gradients.values()])
     for result in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(result, results[0]))
 
@@ -166,14 +178,16 @@ def test_makes_the_statistics_of_its_input(
     x, x2 = (normal(batch, c, frames, height, width).to(dtype) for c in (channels, 16))
     values: dict[str, Any] = {"x2": x2, "norm_weight": 1 + normal(total), "norm_bias": normal(total)}
     values |= {"weight": normal(40, total, 3, 3).to(dtype), "num_groups": 4, "upsample": upsample}
-    values |= {"scale": normal(batch, frames, total), "shift": normal(batch, total)}
+    modulation = (batch, frames, total) if dtype == torch.float32 else (batch, total)
+    values |= {"scale": normal(*modulation), "shift": normal(batch, total), "return_statistics": True}
     statistics = joint_statistics(x, x2)
     monkeypatch.delattr(native, "joint_statistics")
     for count in (1, 2):
         torch.set_num_threads(count)
         with vdm_kernels.use_backend("native"), vdm_kernels.conv_precision(precision):
-            y = vdm_kernels.group_norm_silu_conv(x, **values)
-            assert torch.equal(y, vdm_kernels.group_norm_silu_conv(x, **values, statistics=statistics))
+            made = vdm_kernels.group_norm_silu_conv(x, **values)
+            given = vdm_kernels.group_norm_silu_conv(x, **values, statistics=statistics)
+        assert all(torch.equal(a, b) for a, b in zip(made, given))
 
 
 @pytest.mark.parametrize("norm_scope", ["frame", "video"])
@@ -186,7 +200,13 @@ def test_makes_the_statistics_of_its_input(
     ],
 )
 def test_input_gradients_of_more_images_than_are_taken_at_once(
-    isa: str, norm_scope: str, channels: tuple[int, int], dtype: torch.dtype, height: int, upsample: bool
+    isa: str,
+    threads: None,
+    norm_scope: str,
+    channels: tuple[int, int],
+    dtype: torch.dtype,
+    height: int,
+    upsample: bool,
 ) -> None:
     """Two videos of two frames, an image at a time, by each of two threads or by all three; or one video, if that has
     statistics."""
@@ -201,17 +221,40 @@ def test_input_gradients_of_more_images_than_are_taken_at_once(
     values |= {"norm_weight": 1 + 0.3 * normal(40), "norm_bias": 0.3 * normal(40), "num_groups": 4}
     values |= {"scale": 0.3 * normal(2, 2, 40), "shift": 0.3 * normal(2, 2, 40)}
     truth, _, _ = run("reference", double(values))
-    before = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(run("native", values)[0])
-    finally:
-        torch.set_num_threads(before)
+    results = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        results.append(run("native", values)[0])
     for name, gradient in results[0].items():
         assert all(torch.equal(gradient, result[name]) for result in results[1:]), name
         assert error(gradient, truth[name]) <= 2 * TOLERANCE[dtype], name
+
+
+def test_input_gradients_where_a_block_of_tiles_is_of_several_images(isa: str, threads: None) -> None:
+    """Eight images of 4 tiles, in blocks of 16; and each gradient alone is what it is among the others."""
+    generator = torch.Generator().manual_seed(0)
+    channels, values = 128, {}
+    for name, shape in (("x", (1, 8, 8, 8, channels)), ("dy", (1, 8, 8, 8, channels))):
+        values[name] = torch.randn(shape, generator=generator).permute(0, 4, 1, 2, 3)
+    weight = torch.randn(channels, channels, 3, 3, generator=generator) / 34
+    names = ("norm_weight", "norm_bias", "scale", "shift")
+    affine = dict(zip(names, torch.randn(4, 1, channels, generator=generator)))
+    affine |= {name: affine[name][0] for name in names[:2]}
+
+    def gradients(wanted: tuple[str, ...]) -> list[Tensor]:
+        leaves = {name: value.detach().clone() for name, value in (("x", values["x"]), *affine.items())}
+        for name in wanted:
+            leaves[name].requires_grad_()
+        with vdm_kernels.use_backend("native"):
+            y = vdm_kernels.group_norm_silu_conv(weight=weight, num_groups=8, **leaves)
+        return list(torch.autograd.grad(y, [leaves[name] for name in wanted], values["dy"]))
+
+    expected = gradients(("x", *names))
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        assert all(torch.equal(a, b) for a, b in zip(expected, gradients(("x", *names))))
+    for name, gradient in zip(("x", *names), expected):
+        assert torch.equal(gradients((name,))[0], gradient), name
 
 
 def test_the_layout_of_the_weight_changes_nothing(isa: str) -> None:

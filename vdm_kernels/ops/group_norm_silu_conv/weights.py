@@ -36,8 +36,8 @@ class _Entry:
 # By the identity of the tensor that owns the weight's memory, the place in it, and the form.
 _ENTRIES: dict[tuple[Hashable, ...], _Entry] = {}
 
-# A form has up to four times the bytes of its weight. This much in all is less than what the kernels save in
-# activations; what is over it is prepared at every call.
+# A form has up to four times the elements of its weight, in float32. With this much in all, a U-Net of 64 channels
+# still takes less memory than in PyTorch, for its activations take less; what is over it is prepared at every call.
 MOST_KEPT = 384 << 20
 _KEPT = [0] * len(Worth)  # bytes
 _KEEPING: tuple[weakref.WeakSet[_Entry], ...] = tuple(weakref.WeakSet() for _ in Worth)
