@@ -20,6 +20,8 @@ constexpr int64_t kPanel = 32, kVector = 16, kLine = 16;  // output channels, ch
 // v of a block: with a panel of weights and of products, it fills an L2 cache of 1 MB. Blocks are powers of
 // two, as images mostly are: then threads have the same number of them.
 constexpr int64_t kBlockFloats = 136 << 10, kMinBlock = 16, kMaxBlock = 64;
+// A larger panel of weights fills it alone: then it is read for more tiles at a time.
+constexpr int64_t kCachedPanel = 192 << 10, kMinBlockBeyond = 32;
 // Transformed weights beyond this would be read from memory rather than from the L3 cache. A thread makes
 // each panel anew for a group of tiles, whose v takes this much; it is transformed in parts of so many tiles.
 constexpr int64_t kStagedWeights = 4 << 20, kGroupFloats = 4 << 20, kStagedPart = 16;
@@ -57,7 +59,8 @@ WinogradTiles tiles_of(const ConvInput& input, const WinogradKernel& kernel, boo
   tiles.v_row = tiles.channels + kLine;
   const int64_t tile_floats = tiles.inputs * tiles.inputs * tiles.v_row;
   tiles.block = kMaxBlock;
-  while (!staged && tiles.block > kMinBlock && tiles.block * tile_floats > kBlockFloats) tiles.block /= 2;
+  const int64_t least = panel_weights(kernel) > kCachedPanel ? kMinBlockBeyond : kMinBlock;
+  while (!staged && tiles.block > least && tiles.block * tile_floats > kBlockFloats) tiles.block /= 2;
   tiles.m_row = matrices * kPanel + kLine;
   tiles.v_matrix = tiles.block * tiles.v_row + kLine;
   tiles.pixel_row = (tiles.strip * tiles.step + 2) * tiles.channels + kLine;
