@@ -37,8 +37,9 @@ class _Entry:
 _ENTRIES: dict[tuple[Hashable, ...], _Entry] = {}
 
 # A form has up to four times the elements of its weight, in float32. With this much in all, a U-Net of 64 channels
-# still takes less memory than in PyTorch, for its activations take less; what is over it is prepared at every call.
-MOST_KEPT = 384 << 20
+# still takes less memory than in PyTorch, for its activations take less; with 384 MB it takes more. What is over it is
+# prepared at every call.
+MOST_KEPT = 192 << 20
 _KEPT = [0] * len(Worth)  # bytes
 _KEEPING: tuple[weakref.WeakSet[_Entry], ...] = tuple(weakref.WeakSet() for _ in Worth)
 
