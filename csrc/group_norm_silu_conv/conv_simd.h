@@ -85,40 +85,65 @@ VDM_INLINE void read_row(const ConvInput& input, int64_t image, int64_t row, int
   fill_zero(out + (end - column) * input.channels, (last - end) * input.channels);
 }
 
-// Sums of a panel's channels relative to the mean of the first tile, so that the mean stays out of the
+// Sums of the values of some channels relative to a value near their mean, so that the mean stays out of the
 // variance.
+struct Moments {
+  F32 shift, sum, squares;
+};
+
+// The first tile, whose mean is the shift, may be unlike the others: after 2, 4, 8, ... of them the shift
+// follows the mean.
+VDM_INLINE bool recenters_after(int64_t tiles) { return tiles > 1 && (tiles & (tiles - 1)) == 0; }
+
+// Makes them relative to the mean of the `count` values so far.
+VDM_INLINE void recenter(Moments& moments, float count) {
+  const F32 mean = fma(moments.sum, splat(1.0f / count), moments.shift);
+  const F32 d = mean - moments.shift, d_count = d * splat(count);
+  moments.squares = moments.squares - d * (moments.sum + (moments.sum - d_count));
+  moments.sum = moments.sum - d_count;
+  moments.shift = mean;
+}
+
+// Those of a panel's channels.
 struct PanelMoments {
-  int64_t count;
-  float shift[kPanel], sum[kPanel], squares[kPanel];
+  int64_t count, tiles;
+  Moments vectors[kPanel / kLanes];
 
   // Tile by tile, so that few roundings follow each other.
   VDM_MEMBER void add(const float* tile, int64_t pixels, int columns) {
     for (int c = 0; c < columns; c += kLanes) {
-      if (count == 0) {
-        F32 total = splat(0.0f);
-        for (int64_t p = 0; p < pixels; ++p) total = total + load(tile + p * kPanel + c);
-        store(shift + c, total * splat(1.0f / static_cast<float>(pixels)));
-        store(sum + c, splat(0.0f));
-        store(squares + c, splat(0.0f));
-      }
-      const F32 center = load(shift + c);
+      Moments& moments = vectors[c / kLanes];
       F32 total = splat(0.0f), total_squares = total;
+      if (tiles == 0) {
+        for (int64_t p = 0; p < pixels; ++p) total = total + load(tile + p * kPanel + c);
+        moments = {total * splat(1.0f / static_cast<float>(pixels)), splat(0.0f), splat(0.0f)};
+        total = splat(0.0f);
+      }
+      if (recenters_after(tiles)) recenter(moments, static_cast<float>(count));
       for (int64_t p = 0; p < pixels; ++p) {
-        const F32 deviation = load(tile + p * kPanel + c) - center;
+        const F32 deviation = load(tile + p * kPanel + c) - moments.shift;
         total = total + deviation;
         total_squares = fma(deviation, deviation, total_squares);
       }
-      store(sum + c, load(sum + c) + total);
-      store(squares + c, load(squares + c) + total_squares);
+      moments.sum = moments.sum + total;
+      moments.squares = moments.squares + total_squares;
     }
     count += pixels;
+    ++tiles;
   }
 
   VDM_MEMBER void finish(int columns, ConvMoments* out) const {
-    for (int c = 0; c < columns; ++c) {
-      const double mean = double{sum[c]} / static_cast<double>(count);
-      const double m2 = double{squares[c]} - double{sum[c]} * mean;
-      out[c] = {double{shift[c]} + mean, m2 > 0.0 ? m2 : 0.0};
+    for (int first = 0; first < columns; first += kLanes) {
+      const Moments& moments = vectors[first / kLanes];
+      float shift[kLanes], sum[kLanes], squares[kLanes];
+      store(shift, moments.shift);
+      store(sum, moments.sum);
+      store(squares, moments.squares);
+      for (int c = 0; c < kLanes && first + c < columns; ++c) {
+        const double mean = double{sum[c]} / static_cast<double>(count);
+        const double m2 = double{squares[c]} - double{sum[c]} * mean;
+        out[first + c] = {double{shift[c]} + mean, m2 > 0.0 ? m2 : 0.0};
+      }
     }
   }
 };

@@ -298,7 +298,7 @@ void convolve(const TapsConv& conv, const TapsTask& task, const Block& block, co
   const int64_t step = axis.out_step * output.channels;
   const bool direct = output.dtype == DType::kFloat32 && conv.moments == nullptr;
   PanelMoments moments[kMaxPanels];
-  for (int i = 0; i < kMaxPanels; ++i) moments[i].count = 0;
+  for (int i = 0; i < kMaxPanels; ++i) moments[i].count = moments[i].tiles = 0;
   alignas(64) float tile[kTile * kPanel];
   for (int64_t i = 0; i < block.rows; ++i) {
     const int64_t out_row = (task.segment * plan.segment_rows + i) * axis.out_step + block.y;

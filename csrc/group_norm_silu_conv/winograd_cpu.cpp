@@ -19,7 +19,7 @@ constexpr int64_t kPanel = 32, kVector = 16, kLine = 16;  // output channels, ch
 
 // v of a block: with a panel of weights and of products, it fills an L2 cache of 1 MB. Blocks are powers of
 // two, as images mostly are: then threads have the same number of them.
-constexpr int64_t kBlockFloats = 136 << 10, kMinBlock = 16, kMaxBlock = 64;
+constexpr int64_t kBlockFloats = 136 << 10, kMinBlock = 16;
 // A larger panel of weights fills it alone: then it is read for more tiles at a time.
 constexpr int64_t kCachedPanel = 192 << 10, kMinBlockBeyond = 32;
 // Transformed weights beyond this would be read from memory rather than from the L3 cache. A thread makes
@@ -58,7 +58,7 @@ WinogradTiles tiles_of(const ConvInput& input, const WinogradKernel& kernel, boo
   const int64_t matrices = tiles.points * tiles.points;
   tiles.v_row = tiles.channels + kLine;
   const int64_t tile_floats = tiles.inputs * tiles.inputs * tiles.v_row;
-  tiles.block = kMaxBlock;
+  tiles.block = kMostTiles;
   const int64_t least = panel_weights(kernel) > kCachedPanel ? kMinBlockBeyond : kMinBlock;
   while (!staged && tiles.block > least && tiles.block * tile_floats > kBlockFloats) tiles.block /= 2;
   tiles.m_row = matrices * kPanel + kLine;

@@ -143,7 +143,6 @@ struct TilePlace {
   int64_t image, y, x;
   int rows, columns;
 };
-constexpr int kMaxBlock = 64;
 
 VDM_INLINE void place_tiles(const WinogradTiles& tiles, int64_t begin, int64_t end, int64_t size,
                             int64_t height, int64_t width, TilePlace* places) {
@@ -206,20 +205,6 @@ class TileLines {
   int64_t pixel_, height_, width_, count_ = 0;
   int32_t offsets_[kCapacity];
 };
-
-// Sums relative to a value near the mean, so that the mean stays out of the variance.
-struct Moments {
-  F32 shift, sum, squares;
-};
-
-// Makes them relative to the mean of the `count` values so far.
-VDM_INLINE void recenter(Moments& moments, float count) {
-  const F32 mean = fma(moments.sum, splat(1.0f / count), moments.shift);
-  const F32 d = mean - moments.shift, d_count = d * splat(count);
-  moments.squares = moments.squares - d * (moments.sum + (moments.sum - d_count));
-  moments.sum = moments.sum - d_count;
-  moments.shift = mean;
-}
 
 VDM_INLINE F32 total(const F32 (&v)[4]) { return (v[0] + v[1]) + (v[2] + v[3]); }
 VDM_INLINE F32 total(const F32 (&v)[2]) { return v[0] + v[1]; }
@@ -365,8 +350,7 @@ class OutputStage {
     const TilePlace& place = places_[t];
     const float* const products = products_.m + t * tiles_.m_row;
     const bool whole = place.rows == Transform::kTo && place.columns == Transform::kTo;
-    // The first tile may be unlike the others: after 2, 4, 8, ... of them, the shift follows the mean.
-    if (stored_ > 1 && (stored_ & (stored_ - 1)) == 0) {
+    if (makes_moments() && recenters_after(stored_)) {
       for (int v = 0; v < vectors_; ++v) recenter(moments_[v], count_);
     }
     for (int v = 0; v < vectors_; ++v) {
@@ -376,7 +360,7 @@ class OutputStage {
         store_part<Transform>(place, products, v);
     }
     count_ += static_cast<float>(place.rows * place.columns);
-    stored_ += makes_moments() ? 1 : 0;
+    ++stored_;
     const bool ends_image = t + 1 == products_.end - products_.begin || places_[t + 1].image != place.image;
     if (conv_.partials != nullptr && ends_image) store_moments(place.image);
   }
@@ -407,7 +391,7 @@ class OutputStage {
       store_gradient_tile(out, dtype, pixels, y, normed_vector(place, v), offset, lanes_[v], sums_[v]);
     } else {
       Moments* const moments = makes_moments() ? moments_ + v : nullptr;
-      store_tile(out, dtype, pixels, y, bias_[v], offset, lanes_[v], moments, count_ == 0.0f);
+      store_tile(out, dtype, pixels, y, bias_[v], offset, lanes_[v], moments, stored_ == 0);
     }
   }
 
@@ -456,7 +440,7 @@ class OutputStage {
   const WinogradMultiply& conv_;
   const WinogradTiles& tiles_;
   const WinogradProducts& products_;
-  TilePlace places_[kMaxBlock];
+  TilePlace places_[kMostTiles];
   int64_t last_;
   int vectors_;
   F32 bias_[kPanel / kLanes];
@@ -464,7 +448,7 @@ class OutputStage {
   Moments moments_[kPanel / kLanes];
   GradientSums sums_[kPanel / kLanes];
   float count_ = 0.0f;  // pixels of this image
-  int64_t stored_ = 0;  // tiles of it that are in the moments
+  int64_t stored_ = 0;  // tiles of it
 };
 
 // How many parts the sum over channels has: their sums are added up at the end. The rounding errors of these
@@ -509,7 +493,7 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
   const int64_t panels = (out.channels + kPanel - 1) / kPanel, panel = products.first / kPanel;
   const int64_t next_count = min_of(products.end + tiles.block, tiles.count) - products.end;
   const int64_t first = next_count * panel / panels, count = next_count * (panel + 1) / panels - first;
-  TilePlace next[kMaxBlock];
+  TilePlace next[kMostTiles];
   place_tiles(tiles, products.end + first, products.end + first + count, tiles.step, in.height, in.width,
               next);
   const auto input_of = [&](const void* tensor, int64_t channels) {

@@ -9,6 +9,8 @@
 
 namespace vdm {
 
+constexpr int64_t kMostTiles = 64;  // per block
+
 // The geometry. Tiles are numbered by image, strip (a range of columns, so that rows of it stay in the
 // cache), row and column. It depends on shapes only: results must not depend on the number of threads.
 struct WinogradTiles {

@@ -125,12 +125,15 @@ def test_statistics_of_a_mean_far_above_the_deviation(isa: str) -> None:
     assert error(statistics[..., 1], pixels.var(3, correction=0).transpose(1, 2)) <= 1e-6
 
 
+@pytest.mark.parametrize("kernel_size", [1, 3])
 @pytest.mark.parametrize("size", [(64, 64), (9, 65)])
-def test_statistics_of_an_image_that_begins_unlike_the_rest(isa: str, size: tuple[int, int]) -> None:
+def test_statistics_of_an_image_that_begins_unlike_the_rest(
+    isa: str, size: tuple[int, int], kernel_size: int
+) -> None:
     generator = torch.Generator().manual_seed(0)
     residual = torch.randn(1, 16, 2, *size, generator=generator)
     residual[..., :4, :4] += 30.0
-    zero = torch.zeros(16, 16, 3, 3)
+    zero = torch.zeros(16, 16, kernel_size, kernel_size)
     with vdm_kernels.use_backend("native"):
         y, statistics = vdm_kernels.group_norm_silu_conv(
             torch.zeros_like(residual), zero, residual=residual, return_statistics=True
