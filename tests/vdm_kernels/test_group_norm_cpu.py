@@ -163,7 +163,7 @@ def test_gradients_of_two_inputs(
     x, x2 = (video(2, c, 3, 7, 5, dtype=dtype, seed=c) for c in channels)
     da = video(2, total, 3, 7, 5, dtype=da_dtype, seed=3)
     normal = tensors(torch.float32, "cpu", 4)
-    weight, bias, scale, shift = normal(total), normal(total), normal(2, 1, total), normal(2, 3, total)
+    weight, bias, scale, shift = normal(total), normal(total), normal(2, total), normal(2, 3, total)
     statistics = torch.cat([channel_statistics(x), channel_statistics(x2)], dim=2)
     needs = (True,) * 6
     actual = input_gradients(da, x, x2, weight, bias, scale, shift, statistics, groups, scope, 1e-5, needs)
@@ -173,7 +173,7 @@ def test_gradients_of_two_inputs(
     images = joined.transpose(1, 2).flatten(0, 1) if scope == "frame" else joined
     normed = F.group_norm(images, groups, leaves[1], leaves[2], 1e-5)
     normed = normed.unflatten(0, (2, 3)).transpose(1, 2) if scope == "frame" else normed
-    modulation = [t.mT[..., None, None] for t in leaves[3:5]]
+    modulation = [t.mT[..., None, None] for t in (leaves[3].unsqueeze(1), leaves[4])]
     a = F.silu(normed * (1.0 + modulation[0]) + modulation[1])
     expected = torch.autograd.grad(a, leaves, da.double())
     for gradient, reference, leaf in zip(actual, expected, (x, weight, bias, scale, shift, x2)):

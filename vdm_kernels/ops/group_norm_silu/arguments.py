@@ -25,7 +25,7 @@ def norm_arguments(
     """Raises ValueError for a wrong argument; `prefix` is that of the names of weight and bias.
 
     Returns:
-        scale and shift as (B, F, C) or (B, 1, C).
+        scale and shift, contiguous.
     """
     checks.divides(op, "num_groups", num_groups, "C", channels)
     checks.one_of(op, "norm_scope", norm_scope, ("frame", "video"))
@@ -65,4 +65,4 @@ def _modulation(op: str, name: str, value: Tensor | None, x: Tensor, channels: i
             f"got {tuple(value.shape)}"
         )
     checks.device(op, name, value, x.device)
-    return (value.unsqueeze(1) if value.dim() == 2 else value).contiguous()
+    return value.contiguous()

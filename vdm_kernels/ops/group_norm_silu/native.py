@@ -18,14 +18,14 @@ class NormTensors(NamedTuple):
     statistics: Tensor | None  # (B, F, C, 2) float64; None where a CUDA kernel computes them
     weight: Tensor  # (C,)
     bias: Tensor  # (C,)
-    scale: Tensor | None  # (B, F or 1, C), as shift
+    scale: Tensor | None  # (B, C) or (B, F, C), as shift
     shift: Tensor | None
 
     @property
     def modulation_frames(self) -> int:
         """How many frames scale and shift tell apart."""
         modulation = self.shift if self.scale is None else self.scale
-        return 1 if modulation is None else modulation.shape[1]
+        return modulation.shape[1] if modulation is not None and modulation.dim() == 3 else 1
 
     def arguments(
         self, x: Tensor, num_groups: int, norm_scope: str, eps: float
@@ -40,8 +40,9 @@ def norm_tensors(
 ) -> NormTensors:
     """Converts what is not float32."""
     scale, shift = None if scale is None else _float32(scale), None if shift is None else _float32(shift)
-    if scale is not None and shift is not None and scale.shape != shift.shape:
-        scale, shift = (t.contiguous() for t in torch.broadcast_tensors(scale, shift))
+    if scale is not None and shift is not None and scale.dim() != shift.dim():
+        rows = (t if t.dim() == 3 else t.unsqueeze(1) for t in (scale, shift))
+        scale, shift = (t.contiguous() for t in torch.broadcast_tensors(*rows))
     return NormTensors(statistics, _float32(weight), _float32(bias), scale, shift)
 
 
@@ -78,7 +79,7 @@ def group_norm_silu(
     norm_scope: str,
     eps: float,
 ) -> Tensor:
-    """See `vdm_kernels.group_norm_silu`; x is channels-last, scale and shift are (B, F or 1, C)."""
+    """See `vdm_kernels.group_norm_silu`; x is channels-last, scale and shift are (B, C) or (B, F, C)."""
     if x.is_cuda:
         return activation(x, None, weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
     statistics = channel_statistics(x) if statistics is None else statistics
@@ -204,5 +205,5 @@ def input_gradients(
 def _like(argument: Tensor, gradient: Tensor) -> Tensor:
     # A shift that all frames share meets a scale of each its own.
     if gradient.shape != argument.shape:
-        gradient = gradient.sum(1, keepdim=True)
+        gradient = gradient.sum(1)
     return gradient if gradient.dtype == argument.dtype else gradient.to(argument.dtype)

@@ -22,7 +22,7 @@ def group_norm_silu(
     norm_scope: str,
     eps: float,
 ) -> Tensor:
-    """See `vdm_kernels.group_norm_silu`; scale and shift are (B, F, C) or (B, 1, C).
+    """See `vdm_kernels.group_norm_silu`; scale and shift are (B, C) or (B, F, C).
 
     `statistics` is what x says anyway, so it is not read: kernels save a pass with it.
     """
@@ -42,9 +42,10 @@ def group_norm_silu(
     y = y.unflatten(0, (batch, frames)).transpose(1, 2) if norm_scope == "frame" else y.view_as(x)
     if modulated:
         if scale is not None:
-            gain, offset = gain * (1.0 + scale.to(dtype)), offset * (1.0 + scale.to(dtype))
+            factor = 1.0 + _rows(scale).to(dtype)
+            gain, offset = gain * factor, offset * factor
         if shift is not None:
-            offset = offset + shift.to(dtype)
+            offset = offset + _rows(shift).to(dtype)
         y = torch.addcmul(_per_channel(offset), y, _per_channel(gain))
     return F.silu(y).to(x.dtype).contiguous(memory_format=torch.channels_last_3d)
 
@@ -54,6 +55,11 @@ def _group_mean(images: Tensor, num_groups: int) -> Tensor:
     channels = images.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
     groups = channels.unflatten(1, (num_groups, -1)).mean(2, keepdim=True)
     return groups.expand(-1, -1, images.shape[1] // num_groups).flatten(1)[:, :, None, None]
+
+
+def _rows(modulation: Tensor) -> Tensor:
+    """(B, C) as (B, 1, C), for all frames the same; (B, F, C) as it is."""
+    return modulation.unsqueeze(1) if modulation.dim() == 2 else modulation
 
 
 def _per_channel(affine: Tensor) -> Tensor:

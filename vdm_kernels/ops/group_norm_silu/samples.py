@@ -55,6 +55,10 @@ def samples(dtype: torch.dtype, device: torch.device | str) -> list[Sample]:
         sample("other_eps", 1e-3 * channels_last(2, 8, 3, 4, 6), 4, eps=1e-2),
         sample("given_statistics", given, 4, statistics=channel_statistics(given)),
         sample("wide", channels_last(1, 64, 2, 16, 16), 32),
+        sample(
+            "modulated_both_ways", channels_last(2, 8, 3, 4, 6), 2, scale=normal(2, 3, 8), shift=normal(2, 8)
+        ),
+        sample("frames_as_channels", channels_last(2, 4, 4, 3, 3), 2, scale=normal(2, 4), shift=normal(2, 4)),
     ]
 
 

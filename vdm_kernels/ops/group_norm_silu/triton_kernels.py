@@ -187,8 +187,8 @@ def fold(
             frames,
             eps,
             IMAGES=images,
-            SCALE_PER_FRAME=scale is not None and scale.shape[1] == frames,
-            SHIFT_PER_FRAME=shift is not None and shift.shape[1] == frames,
+            SCALE_PER_FRAME=scale is not None and scale.dim() == 3,
+            SHIFT_PER_FRAME=shift is not None and shift.dim() == 3,
             BLOCK=block,
             num_warps=max(1, block // 256),
         )
@@ -260,7 +260,7 @@ def group_norm_silu(
     norm_scope: str,
     eps: float,
 ) -> Tensor:
-    """See `vdm_kernels.group_norm_silu`; scale and shift are (B, F, C) or (B, 1, C)."""
+    """See `vdm_kernels.group_norm_silu`; scale and shift are (B, C) or (B, F, C)."""
     out = torch.empty_like(x)
     affine = joint_affine(x, None, weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
     activate(x, affine, out)

@@ -33,7 +33,7 @@ def group_norm_silu_conv(
     precision: str,
     return_statistics: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `vdm_kernels.group_norm_silu_conv`; scale, shift are (B, F or 1, C); num_groups 0 is no norm.
+    """See `vdm_kernels.group_norm_silu_conv`; scale, shift are (B, C) or (B, F, C); num_groups 0 is no norm.
 
     `statistics` is what x and x2 say anyway, so it is not read; there is one precision.
     """

@@ -67,7 +67,7 @@ def group_norm_silu_conv(
     precision: str,
     return_statistics: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `vdm_kernels.group_norm_silu_conv`; scale, shift are (B, F or 1, C); num_groups 0 is no norm."""
+    """See `vdm_kernels.group_norm_silu_conv`; scale, shift are (B, C) or (B, F, C); num_groups 0 is no norm."""
     affine = None
     if norm_weight is not None and norm_bias is not None:
         affine = joint_affine(
