@@ -339,14 +339,15 @@ WinogradWeightsParams winograd_weights(const WinogradWeightArgs& weight, Address
 
 WinogradConvParams winograd_conv(const WinogradWeightArgs& weight, const ConvInputArgs& input,
                                  const GroupNormArgs& norm, const ConvOutputArgs& output, Address transformed,
-                                 Address statistics) {
+                                 Address statistics, bool checks_weight) {
   return {winograd_weight(weight),
           conv_input(input),
           conv_norm(norm),
           conv_output(output),
           pointer<float>(transformed),
           pointer<Statistic>(statistics),
-          {}};
+          {},
+          checks_weight};
 }
 
 WinogradInputGradientParams winograd_input_gradient(const WinogradWeightArgs& weight, const ConvInputArgs& dy,
@@ -364,9 +365,10 @@ WinogradWeightGradientParams winograd_weight_gradient(const WinogradKernelArgs& 
 }
 
 // Defines a launcher: its arguments are those of `params`, without the interpreter's lock.
-template <typename Params, typename... Args>
-void define(py::module_& m, const char* name, void (*launch)(const Params&), Params (*params)(Args...)) {
-  m.def(name, [=](Args... args) { launch(params(args...)); }, py::call_guard<py::gil_scoped_release>());
+template <typename Result, typename Params, typename... Args>
+void define(py::module_& m, const char* name, Result (*launch)(const Params&), Params (*params)(Args...)) {
+  m.def(
+      name, [=](Args... args) { return launch(params(args...)); }, py::call_guard<py::gil_scoped_release>());
 }
 
 #ifdef VDM_HAS_CUDA

@@ -48,13 +48,12 @@ def pointer(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def launch(name: str, device: torch.device, *arguments: float | tuple[float, ...]) -> None:
-    """Runs `<name>_cpu`, or `<name>_cuda` on the current stream of a GPU."""
+def launch(name: str, device: torch.device, *arguments: float | tuple[float, ...]) -> int | None:
+    """Runs `<name>_cpu`, or `<name>_cuda` on the current stream of a GPU; returns what it has to say."""
     if device == _CPU:
-        getattr(C, f"{name}_cpu")(*arguments)
-        return
+        return getattr(C, f"{name}_cpu")(*arguments)
     with torch.cuda.device(device):
-        getattr(C, f"{name}_cuda")(*arguments, torch.cuda.current_stream(device).cuda_stream)
+        return getattr(C, f"{name}_cuda")(*arguments, torch.cuda.current_stream(device).cuda_stream)
 
 
 def launch_in_workspace(name: str, device: torch.device, *arguments: float | tuple[float, ...]) -> None:

@@ -2,15 +2,14 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "common/parallel.h"
 
 namespace vdm {
 namespace {
 
-// Bytes that have a fingerprint of their own, whatever the number of threads.
-constexpr int64_t kPiece = 1 << 18;
+// Bytes that have a state of their own, whatever the number of threads.
+constexpr int64_t kPiece = 1 << 20, kPieceStripes = kPiece / kFingerprintStripe;
 
 // The two halves of a 128-bit product, folded: every bit of the result depends on every bit of a and b.
 uint64_t fold(uint64_t a, uint64_t b) {
@@ -18,35 +17,49 @@ uint64_t fold(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
-uint64_t piece_fingerprint(const char* data, int64_t bytes) {
-  uint64_t state[kFingerprintLanes];
-  for (uint64_t i = 0; i < kFingerprintLanes; ++i) state[i] = fold(i + 1, 0xE7037ED1A0B428DB);
-  const int64_t stripes = bytes / kFingerprintStripe, rest = bytes % kFingerprintStripe;
-  const auto mix = VDM_SIMD(mix_stripes);
-  mix(data, stripes, state);
+}  // namespace
+
+Fingerprint::Fingerprint(const void* data, int64_t bytes)
+    : data_(static_cast<const char*>(data)),
+      bytes_(bytes),
+      states_(static_cast<size_t>((bytes + kPiece - 1) / kPiece)) {
+  for (auto& state : states_)
+    for (uint64_t i = 0; i < kFingerprintLanes; ++i) state[i] = fold(i + 1, 0xE7037ED1A0B428DB);
+}
+
+int64_t Fingerprint::first_stripe(int64_t piece) const {
+  return std::min(piece * kPieceStripes, bytes_ / kFingerprintStripe);
+}
+
+FingerprintShare Fingerprint::share(int64_t begin, int64_t end) {
+  const int64_t piece = begin / kPieceStripes;
+  return {data_ + begin * kFingerprintStripe, std::min(end, (piece + 1) * kPieceStripes) - begin,
+          states_[static_cast<size_t>(piece)].data()};
+}
+
+uint64_t Fingerprint::value() {
+  const int64_t rest = bytes_ % kFingerprintStripe;
   if (rest > 0) {
     char last[kFingerprintStripe] = {};
-    std::memcpy(last, data + stripes * kFingerprintStripe, static_cast<size_t>(rest));
-    mix(last, 1, state);
+    std::memcpy(last, data_ + bytes_ - rest, static_cast<size_t>(rest));
+    VDM_SIMD(mix_stripes)({last, 1, states_.back().data()});
   }
-  uint64_t result = static_cast<uint64_t>(bytes);
-  for (const uint64_t lane : state) result = fold(result ^ lane, 0x8EBC6AF09C88C6E3);
+  uint64_t result = static_cast<uint64_t>(bytes_);
+  for (size_t i = 0; i < states_.size(); ++i) {
+    uint64_t piece = static_cast<uint64_t>(std::min(kPiece, bytes_ - static_cast<int64_t>(i) * kPiece));
+    for (const uint64_t lane : states_[i]) piece = fold(piece ^ lane, 0x8EBC6AF09C88C6E3);
+    result = fold(result ^ piece, 0x589965CC75374CC3);
+  }
   return result;
 }
 
-}  // namespace
-
 uint64_t fingerprint(const void* data, int64_t bytes) {
-  const int64_t count = (bytes + kPiece - 1) / kPiece;
-  std::vector<uint64_t> pieces(static_cast<size_t>(count));
-  parallel_for(count, 4, [&](int64_t begin, int64_t end) {
+  Fingerprint whole(data, bytes);
+  parallel_for(whole.pieces(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      pieces[static_cast<size_t>(i)] = piece_fingerprint(static_cast<const char*>(data) + i * kPiece,
-                                                         std::min(kPiece, bytes - i * kPiece));
+      VDM_SIMD(mix_stripes)(whole.share(whole.first_stripe(i), whole.first_stripe(i + 1)));
   });
-  uint64_t result = static_cast<uint64_t>(bytes);
-  for (const uint64_t piece : pieces) result = fold(result ^ piece, 0x589965CC75374CC3);
-  return result;
+  return whole.value();
 }
 
 }  // namespace vdm

@@ -7,20 +7,21 @@
 namespace vdm {
 namespace VDM_ISA {
 
-void mix_stripes(const void* data, int64_t stripes, uint64_t* state) {
+void mix_stripes(const FingerprintShare& share) {
+  if (share.stripes == 0) return;
   constexpr int kVector = kLanes / 2, kCount = kFingerprintLanes / kVector;
-  const uint64_t* in = static_cast<const uint64_t*>(data);
+  const uint64_t* in = reinterpret_cast<const uint64_t*>(share.data);
   const U64 constant = splat(uint64_t{0x9E3779B97F4A7C15});
   U64 chains[kCount];
-  for (int i = 0; i < kCount; ++i) chains[i] = load(state + i * kVector);
-  for (int64_t stripe = 0; stripe < stripes; ++stripe, in += kFingerprintLanes) {
+  for (int i = 0; i < kCount; ++i) chains[i] = load(share.state + i * kVector);
+  for (int64_t stripe = 0; stripe < share.stripes; ++stripe, in += kFingerprintLanes) {
     for (int i = 0; i < kCount; ++i) {
       const U64 v = chains[i] ^ load(in + i * kVector);
       chains[i] = mul_lo32(v, v >> 32) + (v + constant);
     }
   }
   for (int i = 0; i < kCount; ++i) {
-    __builtin_memcpy(state + i * kVector, &chains[i], sizeof(U64));
+    __builtin_memcpy(share.state + i * kVector, &chains[i], sizeof(U64));
   }
 }
 

@@ -63,8 +63,12 @@ struct WinogradConvParams {
   // of what SiLU is applied to, and its statistics are sums, of dz and of dz (x - center). Else x is null.
   // The channels of x, where there is x2, are a multiple of 16.
   ConvInput activation;
+  // The weight, whose elements are dense, is read between the products: a caller who is not sure that
+  // `transformed` is of these bytes is told.
+  bool checks_weight;
 };
-void winograd_conv_cpu(const WinogradConvParams& params);
+// The fingerprint of the bytes of the weight, or 0 where it was not asked for.
+uint64_t winograd_conv_cpu(const WinogradConvParams& params);
 
 // Whether winograd_conv_cpu takes a norm of frames without statistics and makes them, the same as
 // channel_statistics: that spares a pass over memory, as long as few images are shared by threads, which all

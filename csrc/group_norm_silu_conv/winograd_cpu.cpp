@@ -152,13 +152,11 @@ class NormsAhead {
     const int64_t ahead = tile + tiles_.block - (first_ - 1) * per_image();
     return std::min(sums_[0].blocks().count(), ahead * blocks() / per_image());
   }
-  WinogradAhead until(int64_t block) const {
-    WinogradAhead ahead{};
+  void prefetch(int64_t until, WinogradAhead& ahead) const {
     for (size_t i = 0; i < sums_.size(); ++i) {
       ahead.data[i] = sums_[i].address(next_);
-      ahead.lines[i] = (sums_[i].address(block) - ahead.data[i]) / 64;
+      ahead.lines[i] = (sums_[i].address(until) - ahead.data[i]) / 64;
     }
-    return ahead;
   }
   void add(int64_t until) {
     for (; next_ < until; ++next_) {
@@ -190,6 +188,37 @@ class NormsAhead {
   int64_t next_ = 0;                   // block of pixels of these images
 };
 
+// One thread's pieces of the weight, whose fingerprint is made between products.
+class WeightAhead {
+ public:
+  // For a thread that makes products [begin, end) out of `count`.
+  WeightAhead(Fingerprint& weight, int64_t begin, int64_t end, int64_t count)
+      : weight_(weight),
+        products_(end - begin),
+        next_(weight.first_stripe(weight.pieces() * begin / count)),
+        end_(weight.first_stripe(weight.pieces() * end / count)) {}
+  WeightAhead(const WeightAhead&) = delete;
+  WeightAhead& operator=(const WeightAhead&) = delete;
+  ~WeightAhead() {
+    while (next_ < end_) VDM_SIMD(mix_stripes)(advance(end_));
+  }
+
+  // What the next products take with them: an even share of the rest, within one piece.
+  FingerprintShare share() {
+    return next_ == end_ ? FingerprintShare{} : advance(next_ + ceil_div(end_ - next_, products_--));
+  }
+
+ private:
+  FingerprintShare advance(int64_t until) {
+    const FingerprintShare share = weight_.share(next_, until);
+    next_ += share.stripes;
+    return share;
+  }
+
+  Fingerprint& weight_;
+  int64_t products_, next_, end_;  // still to come; stripes
+};
+
 // The panels that one thread computes, one after the other: while the products of one are made, those of the
 // one before become output.
 class Pipeline {
@@ -205,7 +234,7 @@ class Pipeline {
 
   // weights: of the panel. ahead: what the thread reads next.
   void multiply(int64_t block, int64_t panel, const float* weights, const float* v,
-                const WinogradAhead& ahead = {}) {
+                const WinogradAhead& ahead) {
     const int64_t begin = block * tiles_.block, first = panel * kPanel;
     const int64_t columns = panel_columns(conv_.output.channels, panel);
     WinogradProducts& products = products_[count_ % 2];
@@ -226,14 +255,14 @@ class Pipeline {
 
 }  // namespace
 
-void winograd_conv_cpu(const WinogradConvParams& params) {
+uint64_t winograd_conv_cpu(const WinogradConvParams& params) {
   const WinogradKernel& kernel = params.weight.kernel;
   ConvOutput output = params.output;
   const bool staged = winograd_makes_weights(kernel);
   const bool makes_norm = params.norm.groups > 0 && params.norm.statistics == nullptr;
   assert(!makes_norm || (!staged && !params.norm.video));
   const WinogradTiles tiles = tiles_of(params.input, kernel, staged);
-  if (tiles.count * output.channels == 0) return;
+  if (tiles.count * output.channels == 0) return 0;
   const int64_t blocks = ceil_div(tiles.count, tiles.block);
   const int64_t out_channels = panel_channels(output.channels), panels = ceil_div(out_channels, kPanel);
   const int64_t rows_size = tiles.overlap * tiles.pixel_row;
@@ -260,6 +289,8 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
   const WinogradMultiply conv = {input, output, pool, partials, activation};
   const int64_t panel_size = panel_weights(kernel);
   const auto transform = VDM_SIMD(winograd_transform_input);
+  const int64_t weight_bytes = kernel.out_channels * kernel.in_channels * 9 * size_of(params.weight.dtype);
+  Fingerprint weight(params.weight.data, params.checks_weight ? weight_bytes : 0);
   if (!staged) {
     parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
       const int64_t own_size = makes_norm ? input_size : 0;
@@ -270,13 +301,15 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
       Pipeline pipeline(conv, tiles, v + v_size);
       std::optional<NormsAhead> norms;
       if (makes_norm) norms.emplace(own, params.norm, tiles, begin * tiles.block, end * tiles.block, memory);
+      WeightAhead weight_ahead(weight, begin * panels, end * panels, blocks * panels);
       for (int64_t block = begin; block < end; ++block) {
         const int64_t tile = block * tiles.block;
         transform(own, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);
         for (int64_t panel = 0; panel < panels; ++panel) {
           const int64_t due = norms ? norms->due(tile + tiles.block * (panel + 1) / panels) : 0;
-          pipeline.multiply(block, panel, params.transformed + panel * panel_size, v,
-                            norms ? norms->until(due) : WinogradAhead{});
+          WinogradAhead ahead{{}, {}, weight_ahead.share()};
+          if (norms) norms->prefetch(due, ahead);
+          pipeline.multiply(block, panel, params.transformed + panel * panel_size, v, ahead);
           if (norms) norms->add(due);
         }
       }
@@ -300,6 +333,8 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
         float* const m = scratch(ScratchSlot::kThread, 2 * m_size + (makes ? panel_size : 0));
         float* const made = m + 2 * m_size;
         Pipeline pipeline(conv, tiles, m);
+        const int64_t before = first * panels;
+        WeightAhead weight_ahead(weight, before + begin, before + end, blocks * panels);
         for (int64_t i = begin; i < end; ++i) {
           const int64_t panel = i / count;
           if (makes && (i == begin || i % count == 0)) {
@@ -308,7 +343,8 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
             (params.weight, panel * kPanel, columns, 0, input.channels, made, false);
           }
           const float* const weights = makes ? made : params.transformed + panel * panel_size;
-          pipeline.multiply(first + i % count, panel, weights, group_v + i % count * v_size);
+          pipeline.multiply(first + i % count, panel, weights, group_v + i % count * v_size,
+                            {{}, {}, weight_ahead.share()});
         }
       });
     }
@@ -321,6 +357,7 @@ void winograd_conv_cpu(const WinogradConvParams& params) {
       }
     });
   }
+  return weight.value();
 }
 
 int64_t winograd_whole_images(const WinogradKernel& kernel, const ConvInput& input) {

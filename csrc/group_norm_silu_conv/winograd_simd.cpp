@@ -471,6 +471,16 @@ __attribute__((noinline)) void multiply(const WinogradMultiply& conv, const Wino
              tiles.v_row, u, products.m + matrix * kPanel, tiles.m_row, channels, parts_of(channels), ahead);
 }
 
+// What of a share one of `matrices` products takes with it: with few stripes, only some do, since loading and
+// storing the state takes as long as several stripes.
+VDM_INLINE FingerprintShare weight_share(const FingerprintShare& all, int matrix, int matrices) {
+  constexpr int64_t kLeast = 16;
+  const int64_t parts = min_of(all.stripes / kLeast + 1, matrices);
+  const int64_t begin = all.stripes * (matrix * parts / matrices) / parts;
+  const int64_t end = all.stripes * ((matrix + 1) * parts / matrices) / parts;
+  return {all.data + begin * kFingerprintStripe, end - begin, all.state};
+}
+
 }  // namespace
 
 void winograd_transform_input(const ConvInput& input, const WinogradTiles& tiles, int64_t begin, int64_t end,
@@ -512,12 +522,15 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
       lines.add(products.ahead.data[j] + 64 * line, all * (i + 1) / matrices - line,
                 [](int64_t l) { return 64 * l; });
     }
+    const FingerprintShare weight = weight_share(products.ahead.weight, i, matrices);
+    lines.add(weight.data, weight.stripes * kFingerprintStripe / 64, [](int64_t l) { return 64 * l; });
   };
   if (previous == nullptr) {
     for (int i = 0; i < matrices; ++i) {
       lines.clear();
       add_input_lines(i);
       multiply(conv, tiles, v, products, i, lines);
+      mix_stripes(weight_share(products.ahead.weight, i, matrices));
     }
     return;
   }
@@ -546,6 +559,7 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
     }
     add_input_lines(i);
     multiply(conv, tiles, v, products, i, lines);
+    mix_stripes(weight_share(products.ahead.weight, i, matrices));
     output.store_tiles(begin, end);
   }
 }

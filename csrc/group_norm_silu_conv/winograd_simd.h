@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/cpu_isa.h"
+#include "common/fingerprint.h"
 #include "group_norm_silu_conv/winograd.h"
 
 namespace vdm {
@@ -57,10 +58,11 @@ struct WinogradMultiply {
   const ConvInput* activation;
 };
 
-// What the thread reads after some products, besides the next tiles' input: it comes nearer meanwhile.
+// What comes nearer during some products, besides the next tiles' input.
 struct WinogradAhead {
-  const char* data[2];
-  int64_t lines[2];  // consecutive ones of the cache
+  const char* data[2];      // read by the thread afterwards
+  int64_t lines[2];         // consecutive ones of the cache
+  FingerprintShare weight;  // mixed part by part between these products
 };
 
 // The products of tiles [begin, end) for output channels [first, first + columns), 32 of them or 16 for the

@@ -163,7 +163,7 @@ def _other_dtype(weight: nn.Parameter) -> None:
 def _other_layout(weight: nn.Parameter) -> None:
     # The same bytes, in another order of the channels.
     data = weight.data
-    weight.data = data.view(8, 3, 3, 4).permute(0, 3, 1, 2)
+    weight.data = data.view(data.shape[0], 3, 3, data.shape[1]).permute(0, 3, 1, 2)
 
 
 CHANGES = (
@@ -301,7 +301,7 @@ def test_threads() -> None:
     assert not failures
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 255, 256, 257, 4096, (1 << 18) - 1, (1 << 18) + 1, 3 << 18])
+@pytest.mark.parametrize("size", [0, 1, 7, 255, 256, 257, 4096, (1 << 20) - 1, (1 << 20) + 1, 3 << 20])
 def test_the_fingerprint_sees_every_byte(size: int) -> None:
     assert native.C is not None
     data = torch.randint(0, 256, (size,), dtype=torch.uint8)
@@ -356,3 +356,50 @@ def test_a_convolution_packs_its_weight_once() -> None:
         changed = vdm_kernels.group_norm_silu_conv(x, weight, stride=2)
     assert all(torch.equal(result, results[0]) for result in results)
     torch.testing.assert_close(changed, 2.0 * results[0])
+
+
+def convolved(weight: Tensor) -> Tensor:
+    count, channels = 2, weight.shape[1]
+    x = torch.linspace(-1.0, 1.0, count * 63 * channels).view(1, count, 9, 7, channels).movedim(-1, 1)
+    with torch.no_grad(), vdm_kernels.use_backend("native"):
+        return vdm_kernels.group_norm_silu_conv(x.to(weight.dtype), weight)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
+def test_a_convolution_sees_that_its_weight_changed(change: Callable[[nn.Parameter], None]) -> None:
+    weight = nn.Parameter(torch.randn(40, 48, 3, 3))
+    for _ in range(3):
+        convolved(weight)
+    change(weight)
+    for _ in range(3):
+        assert torch.equal(convolved(weight), convolved(weight.detach().clone()))
+
+
+# The last has more transformed weights than a cache holds: another walk over the products.
+@pytest.mark.parametrize("channels", [(16, 16), (40, 48), (352, 384)], ids=str)
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.usefixtures("isa", "threads")
+def test_the_fingerprint_is_made_between_products(
+    num_threads: int, channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(num_threads)
+    weight = torch.randn(*channels, 3, 3)
+    extension = native.C
+    assert extension is not None
+    returned = []
+
+    def conv(*args: object) -> int:
+        returned.append((args[-1], extension.winograd_conv_cpu(*args)))
+        return returned[-1][1]
+
+    results = [convolved(weight) for _ in range(2)]
+    monkeypatch.setattr(native, "C", mock.Mock(wraps=extension, winograd_conv_cpu=conv))
+    results.append(convolved(weight))
+    fingerprint = extension.fingerprint(weight.data_ptr(), weight.nbytes)
+    assert returned == [(True, fingerprint)]
+    assert all(torch.equal(result, results[0]) for result in results)
+    returned.clear()
+    weight[-1, -1, -1, -1] += 1.0
+    convolved(weight)
+    changed = extension.fingerprint(weight.data_ptr(), weight.nbytes)
+    assert returned == [(True, changed), (False, 0)]

@@ -15,6 +15,7 @@ from vdm_kernels.ops.group_norm_silu_conv import cuda, weights
 from vdm_kernels.ops.group_norm_silu_conv.winograd import (
     FEWEST_CHANNELS,
     WinogradKernel,
+    guessed_weights,
     transformed_weights,
     winograd_kernel,
     winograd_weight,
@@ -62,7 +63,7 @@ def group_norm_silu_conv(
     precision: str,
     return_statistics: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See `vdm_kernels.group_norm_silu_conv`; videos are channels-last, scale and shift (B, F or 1, C)."""
+    """See `vdm_kernels.group_norm_silu_conv`; videos are channels-last, scale and shift (B, C) or (B, F, C)."""
     norm = (norm_weight, norm_bias, scale, shift, statistics, num_groups, norm_scope, eps)
     if x.is_cuda:
         convolution = (weight, bias, residual, upsample, stride, return_statistics)
@@ -70,13 +71,14 @@ def group_norm_silu_conv(
     batch, _, frames, height, width = x.shape
     size = (2 * height, 2 * width) if upsample else ((height - 1) // stride + 1, (width - 1) // stride + 1)
     kernel = _Kernel(weight, stride, upsample, precision)
+    winograd = kernel.winograd(*size)
     if num_groups and statistics is None:
-        made = norm_scope == "frame" and kernel.makes_statistics(*size, batch * frames)
+        made = norm_scope == "frame" and _makes_statistics(winograd, batch * frames)
         norm = (*norm[:4], None if made else joint_statistics(x, x2), *norm[5:])
     y = _empty_video(x, weight.shape[0], *size)
     rows = (batch, frames, weight.shape[0], 2) if return_statistics else (0,)
     y_statistics = torch.empty(rows, dtype=torch.float64, device=x.device)
-    _convolve(_source(x, x2, *norm), kernel, y, bias, residual, y_statistics)
+    _convolve(_source(x, x2, *norm), kernel, winograd, y, bias, residual, y_statistics)
     return y, y_statistics
 
 
@@ -123,7 +125,7 @@ def group_norm_silu_conv_bwd(
             convolution: tuple[Any, ...] = ()
             if winograd is None:
                 da = _empty_video(x, weight.shape[1], *x.shape[3:])
-                _convolve(dy, transposed, da)
+                _convolve(dy, transposed, None, da)
             else:
                 da, transformed = dout, transformed_weights(weight, winograd)
                 convolution = (winograd_weight(weight, winograd), dy.video, pointer(transformed))
@@ -134,12 +136,13 @@ def group_norm_silu_conv_bwd(
     else:
         if need_x:
             dx = _empty_video(x, x.shape[1], *x.shape[3:])
-            part = weight if x2 is None else weight[:, : x.shape[1]]
-            _convolve(dy, transposed._replace(weight=part), dx)
+            part = transposed if x2 is None else transposed._replace(weight=weight[:, : x.shape[1]])
+            _convolve(dy, part, part.winograd(*dout.shape[3:]), dx)
         if need_x2:
             assert x2 is not None
             dx2 = _empty_video(x2, x2.shape[1], *x2.shape[3:])
-            _convolve(dy, transposed._replace(weight=weight[:, x.shape[1] :]), dx2)
+            part = transposed._replace(weight=weight[:, x.shape[1] :])
+            _convolve(dy, part, part.winograd(*dout.shape[3:]), dx2)
     return [gradient if need else empty for gradient, need in zip((dx, dweight, dbias, *daffine, dx2), needs)]
 
 
@@ -184,15 +187,18 @@ class _Kernel(NamedTuple):
         return (*self.weight.shape[:3], self.stride, self.upsample, self.transposed)
 
     def winograd(self, height: int, width: int) -> WinogradKernel | None:
-        """The faster algorithm for a convolution whose result has this size; None where that is the sum of taps."""
+        """The faster algorithm for a convolution whose result has this size; None where that is the sum of taps.
+
+        The result is that of the forward pass: also a transposed one's tiles are of it.
+        """
         size = (height, width)
         return winograd_kernel(self.weight, self.stride, self.upsample, self.transposed, size, self.precision)
 
-    def makes_statistics(self, height: int, width: int, images: int) -> bool:
-        """Whether the convolution with a result of this size makes the statistics for a norm of frames itself."""
-        assert C is not None
-        winograd = self.winograd(height, width)
-        return winograd is not None and C.winograd_makes_statistics(winograd, images)
+
+def _makes_statistics(winograd: WinogradKernel | None, images: int) -> bool:
+    """Whether the convolution makes the statistics for a norm of frames itself."""
+    assert C is not None
+    return winograd is not None and C.winograd_makes_statistics(winograd, images)
 
 
 def _empty_video(like: Tensor, channels: int, height: int, width: int) -> Tensor:
@@ -203,6 +209,7 @@ def _empty_video(like: Tensor, channels: int, height: int, width: int) -> Tensor
 def _convolve(
     source: _Source,
     kernel: _Kernel,
+    winograd: WinogradKernel | None,
     y: Tensor,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
@@ -214,19 +221,19 @@ def _convolve(
     sizes = (batch * frames, height, width, channels)
     output = (y.data_ptr(), pointer(residual), pointer(bias), DTYPE_CODES[y.dtype], *sizes)
     rows = 0 if statistics is None or statistics.numel() == 0 else statistics.data_ptr()
-    # Winograd's tiles are of the convolution's result, before a gradient is pooled to low resolution.
-    pooled = 2 if kernel.upsample and kernel.transposed else 1
-    winograd = kernel.winograd(pooled * height, pooled * width)
     if winograd is not None:
+        arguments = (winograd_weight(kernel.weight, winograd), source.video, source.norm, output)
+        guess = guessed_weights(kernel.weight, winograd)
+        if guess is not None:
+            guessed, fingerprint = guess
+            if launch("winograd_conv", y.device, *arguments, guessed.data_ptr(), rows, True) == fingerprint:
+                return
         transformed = transformed_weights(kernel.weight, winograd)
-        weight = winograd_weight(kernel.weight, winograd)
-        launch(
-            "winograd_conv", y.device, weight, source.video, source.norm, output, pointer(transformed), rows
-        )
+        launch("winograd_conv", y.device, *arguments, pointer(transformed), rows, False)
         return
-    arguments = kernel.arguments()
-    packed = _packed(kernel.weight, arguments)
-    launch("taps_conv", y.device, arguments, source.video, source.norm, output, packed.data_ptr(), rows)
+    taps = kernel.arguments()
+    packed = _packed(kernel.weight, taps)
+    launch("taps_conv", y.device, taps, source.video, source.norm, output, packed.data_ptr(), rows)
 
 
 def packed_linear(weight: Tensor) -> Tensor:

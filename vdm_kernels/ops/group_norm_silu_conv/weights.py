@@ -6,7 +6,6 @@ import enum
 import functools
 import weakref
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +26,8 @@ class _Entry:
 
     __slots__ = ("__weakref__", "content", "owner", "prepared")
 
-    def __init__(self, content: tuple[Any, ...], owner: weakref.ref[Tensor]) -> None:
-        self.content = content  # dtype, channels and elements, order in memory, fingerprint
+    def __init__(self, content: tuple[Hashable, int], owner: weakref.ref[Tensor]) -> None:
+        self.content = content  # layout and fingerprint
         self.owner = owner
         self.prepared: Tensor | None = None  # from the second call with this content on
 
@@ -64,22 +63,17 @@ def kept(
     with the same content on, while all that is kept is at most MOST_KEPT bytes: in training, where each step changes
     the weight, nothing is.
     """
-    # A linear layer's weight seen as a 1x1 convolution's is a new view at each call.
-    base = weight._base
-    owner = weight if base is None else base
-    key = (id(owner), weight.storage_offset(), form)
+    key = _key(weight, form)
     entry = _ENTRIES.get(key)
     if (entry is None or entry.prepared is None) and sum(_KEPT[worth:]) + 4 * size > MOST_KEPT:
         return None
-    contiguous = weight.is_contiguous()
-    if not (contiguous or weight.is_contiguous(memory_format=torch.channels_last)):
+    layout = _layout(weight)
+    if layout is None:
         return None
     assert C is not None
-    fingerprint = C.fingerprint(weight.data_ptr(), weight.numel() * weight.element_size())
-    # A linear layer's weight is the same with and without its kernel of one.
-    content = (weight.dtype, weight.shape[:2], weight.numel(), contiguous, fingerprint)
+    content = (layout, C.fingerprint(weight.data_ptr(), weight.numel() * weight.element_size()))
     if entry is None or entry.content != content:
-        _ENTRIES[key] = _Entry(content, weakref.ref(owner, functools.partial(_forget, key)))
+        _ENTRIES[key] = _Entry(content, weakref.ref(_owner(weight), functools.partial(_forget, key)))
         return None
     if entry.prepared is None:
         _make_room(4 * size, worth)
@@ -89,6 +83,37 @@ def kept(
         _KEEPING[worth].add(entry)
         entry.prepared = result
     return entry.prepared
+
+
+def guess(weight: Tensor, form: Hashable) -> tuple[Tensor, int] | None:
+    """What `kept` has of a weight in some form, and the fingerprint that the weight had; None where it has nothing.
+
+    For a caller that makes the fingerprint of the weight while it computes with the form, which is not even slower,
+    and calls `kept` where it is another.
+    """
+    entry = _ENTRIES.get(_key(weight, form))
+    if entry is None or entry.prepared is None or entry.content[0] != _layout(weight):
+        return None
+    return entry.prepared, entry.content[1]
+
+
+def _owner(weight: Tensor) -> Tensor:
+    # A linear layer's weight seen as a 1x1 convolution's is a new view at each call.
+    base = weight._base
+    return weight if base is None else base
+
+
+def _key(weight: Tensor, form: Hashable) -> tuple[Hashable, ...]:
+    return id(_owner(weight)), weight.storage_offset(), form
+
+
+def _layout(weight: Tensor) -> Hashable:
+    """dtype, channels and elements, and whether the kernel comes last in memory; None unless elements are dense."""
+    contiguous = weight.is_contiguous()
+    if not (contiguous or weight.is_contiguous(memory_format=torch.channels_last)):
+        return None
+    # A linear layer's weight is the same with and without its kernel of one.
+    return weight.dtype, weight.shape[:2], weight.numel(), contiguous
 
 
 def _make_room(num_bytes: int, worth: Worth) -> None:

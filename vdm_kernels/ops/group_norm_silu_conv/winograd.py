@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -54,13 +55,22 @@ def winograd_weight(weight: Tensor, kernel: WinogradKernel) -> tuple[Any, ...]:
 
 def transformed_weights(weight: Tensor, kernel: WinogradKernel) -> Tensor | None:
     """G g G^T, as the kernel reads it; None where that is not kept and the kernel makes it as it goes."""
-    form, (size, worth) = ("winograd", *kernel[2:]), _size_and_worth(kernel)
+    size, worth = _size_and_worth(kernel)
 
     def transform(transformed: Tensor) -> None:
         launch("winograd_weights", weight.device, winograd_weight(weight, kernel), transformed.data_ptr())
 
     keep = weights.kept if worth == Worth.LITTLE else weights.prepared
-    return keep(weight, form, size, transform, worth)
+    return keep(weight, _form(kernel), size, transform, worth)
+
+
+def guessed_weights(weight: Tensor, kernel: WinogradKernel) -> tuple[Tensor, int] | None:
+    """See `weights.guess`."""
+    return weights.guess(weight, _form(kernel))
+
+
+def _form(kernel: WinogradKernel) -> tuple[Hashable, ...]:
+    return ("winograd", *kernel[2:])
 
 
 @functools.cache
