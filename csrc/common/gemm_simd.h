@@ -49,7 +49,7 @@ struct GemmAhead {
     if (line < last) {
       prefetch(*line++);
     } else if (data < data_end) {
-      __builtin_prefetch(data, 0, 2);
+      prefetch(data);
       data += 64;
     }
   }

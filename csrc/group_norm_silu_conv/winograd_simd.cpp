@@ -506,6 +506,8 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
   TilePlace next[kMostTiles];
   place_tiles(tiles, products.end + first, products.end + first + count, tiles.step, in.height, in.width,
               next);
+  // The row above is in the ring by then, the one below is not.
+  for (int64_t t = 0; t < count; ++t) ++next[t].y;
   const auto input_of = [&](const void* tensor, int64_t channels) {
     return TileLines(tensor, in.dtype, channels, in.height, in.width, tiles.step, 0, channels);
   };
