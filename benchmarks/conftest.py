@@ -15,7 +15,8 @@ sys.path.insert(
 )  # for `harness`: these are scripts beside the packages, not in one
 
 from harness.environment import devices, set_policies
-from harness.row import Budget, Expected, Row, synchronised_clock
+from harness.rounds import CLOCKS, Budget
+from harness.row import Row, Shared
 from harness.table import RowKey, Table, expand
 
 HEADER = pytest.StashKey[list[str]]()
@@ -64,7 +65,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             params.append(pytest.param(None, id=device, marks=skip))
             continue
         for key in expand(table, device, quick=quick):
-            marks = [pytest.mark.benchmark(timer=synchronised_clock)] if device == "cuda" else []
+            marks = [pytest.mark.benchmark(timer=CLOCKS[device])]
             if quick and key.backend in table.slow:
                 marks.append(pytest.mark.skip(reason=f"{key.backend} of a whole network takes minutes"))
             params.append(pytest.param(key, id=str(key), marks=marks))
@@ -78,17 +79,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(scope="session")
-def expected() -> Expected:
-    return Expected()
+def shared() -> Shared:
+    return Shared()
 
 
 @pytest.fixture
-def row(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, expected: Expected) -> Iterator[Row]:
+def row(request: pytest.FixtureRequest, benchmark: BenchmarkFixture, shared: Shared) -> Iterator[Row]:
     """The row to measure."""
     options = request.config.option
     budget = Budget(float(options.benchmark_max_time), options.benchmark_min_rounds)
     key: RowKey = request.param
-    yield Row(key, benchmark, budget, expected, options.quick)
+    yield Row(key, benchmark, budget, shared, options.quick)
     if key.device == "cuda":
         torch.cuda.empty_cache()
 

@@ -53,6 +53,9 @@ class Result:
     share_of_limit: float | None
     intensity: float | None = None  # FLOP per byte of the definition
     peak_bytes: int | None = None  # on top of what was there before the call
+    beside: tuple[str, float] | None = (
+        None  # the baseline timed in turn with the row, and how many times its speed
+    )
     limit: tuple[float, float] | None = None  # GB/s and TFLOP/s of the machine
 
     @property
@@ -79,7 +82,7 @@ def load(paths: Iterable[Path], statistic: str = "median") -> Run:
 
     Args:
         paths: JSON files of pytest-benchmark.
-        statistic: `median` or `min` of the rounds.
+        statistic: `median` or `min` of the rounds; of the minimum there are no ratios of rounds side by side.
 
     Raises:
         ValueError: a file is something else, has no rows, or rows that did not come from these benchmarks.
@@ -122,6 +125,11 @@ def _result(row: Mapping[str, Any], path: Path, statistic: str) -> Result:
         intensity=info["flops"] / info["bytes"] if info.get("flops") else None,
         peak_bytes=info.get("peak_bytes"),
         limit=(info["limit"]["gbps"], info["limit"]["tflops"]) if "limit" in info else None,
+        beside=(
+            (info["beside"]["backend"], info["beside"]["ratio"])
+            if "beside" in info and statistic == "median"
+            else None
+        ),
     )
 
 
@@ -154,14 +162,21 @@ def _backend_order(result: Result) -> tuple[int, int, str]:
     return (2, -OURS.index(backend), backend) if backend in OURS else (1, 0, backend)
 
 
-def seconds_of(rows: Iterable[Result], backend: str) -> float | None:
-    """The time of one backend in a group."""
-    return next((row.seconds for row in rows if row.backend == backend), None)
+def row_of(rows: Iterable[Result], backend: str) -> Result | None:
+    """The row of one backend in a group."""
+    return next((row for row in rows if row.backend == backend), None)
 
 
-def best_baseline(rows: Iterable[Result]) -> float | None:
-    """The shortest time in a group that is not ours."""
-    return min((row.seconds for row in rows if row.backend not in OURS), default=None)
+def best_baseline(rows: Iterable[Result]) -> Result | None:
+    """The fastest row in a group that is not ours."""
+    return min((row for row in rows if row.backend not in OURS), key=lambda row: row.seconds, default=None)
+
+
+def speed(row: Result, baseline: Result) -> float:
+    """How many times as fast as a baseline: of rounds side by side where the row had them with it."""
+    if row.beside is not None and row.beside[0] == baseline.backend:
+        return row.beside[1]
+    return baseline.seconds / row.seconds
 
 
 def format_seconds(seconds: float) -> str:
@@ -180,8 +195,8 @@ def format_ratio(ratio: float) -> str:
     return f"{ratio:.{digits}f}×"
 
 
-def _ratio(reference: float | None, seconds: float) -> str:
-    return "" if reference is None else format_ratio(reference / seconds)
+def _ratio(row: Result, baseline: Result | None) -> str:
+    return "" if baseline is None else format_ratio(speed(row, baseline))
 
 
 def _number(value: float | None, form: str) -> str:
@@ -192,7 +207,8 @@ def tables(run: Run) -> str:
     """Markdown: one table per op and device."""
     lines = ["# Benchmarks", "", *(f"- {line}" for line in run.environment), ""]
     lines += [
-        "`×` is how many times as fast as `eager`, or as the best row that is not ours, the row is.",
+        "`×` is how many times as fast as `eager`, or as the best row that is not ours, the row is: where the two were",
+        "timed in turn, the median over pairs of rounds, else the quotient of the two rows' times.",
         "",
     ]
     sections: dict[tuple[str, str], list[list[Result]]] = {}
@@ -218,8 +234,8 @@ def _table_line(row: Result, rows: Sequence[Result]) -> str:
         row.direction,
         backend,
         format_seconds(row.seconds),
-        _ratio(seconds_of(rows, "eager"), row.seconds),
-        _ratio(best_baseline(rows), row.seconds),
+        _ratio(row, row_of(rows, "eager")),
+        _ratio(row, best_baseline(rows)),
         _number(row.gbps, ".1f"),
         _number(row.tflops, ".3g"),
         _number(row.share_of_limit, ".0%"),
@@ -261,7 +277,7 @@ def plot(run: Run, folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     figures: dict[tuple[str, str, str], dict[str, list[list[Result]]]] = {}
     for (op, device, dtype, direction, _), rows in grouped(run.results).items():
-        if seconds_of(rows, "eager") is not None:
+        if row_of(rows, "eager") is not None:
             figures.setdefault((op, device, dtype), {}).setdefault(direction, []).append(rows)
     paths = []
     for (op, device, dtype), directions in figures.items():
@@ -344,15 +360,15 @@ def _bars(axis: Axes, groups: Sequence[Sequence[Result]], colours: Mapping[str, 
     position, ticks = 0.0, []
     longest = 1.0
     for rows in groups:
-        eager = seconds_of(rows, "eager")
+        eager = row_of(rows, "eager")
         assert eager is not None
         ticks.append((position + (len(rows) - 1) / 2, rows[0].case))
         for row in rows:
-            speed = eager / row.seconds
-            longest = max(longest, speed)
-            axis.barh(position, speed, height=0.85, color=colours[row.backend])
-            label = f" {row.backend}, {format_seconds(row.seconds)} ({format_ratio(speed)})"
-            axis.text(speed, position, label, va="center", fontsize=7)
+            length = speed(row, eager)
+            longest = max(longest, length)
+            axis.barh(position, length, height=0.85, color=colours[row.backend])
+            label = f" {row.backend}, {format_seconds(row.seconds)} ({format_ratio(length)})"
+            axis.text(length, position, label, va="center", fontsize=7)
             position += 1
         position += 1
     axis.axvline(1.0, color="black", linewidth=0.6, linestyle=":", zorder=0)

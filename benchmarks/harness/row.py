@@ -2,8 +2,7 @@
 
 import contextlib
 import functools
-import math
-import time
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ import vdm_kernels
 from harness.ceilings import measure_ceiling
 from harness.environment import device_name, versions
 from harness.memory import peak_bytes
+from harness.rounds import Budget, Rival, seconds_of, turn_of
 from harness.table import RowKey
 from harness.workload import RELATIVE_ERROR, CompileOptions, Function, Workload, relative_error, spread_error
 from vdm_kernels.testing import record_backends
@@ -26,38 +26,23 @@ from vdm_kernels.testing import record_backends
 FORCED = {"native": "native", "cuda": "native", "triton": "triton"}
 OURS = (*FORCED, "reference", "vdm")
 SPREAD_ERROR = 0.03
-SHORTEST_ROUND = 1e-3
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How long to time one row: at least `min_rounds`, and more to fill `seconds`; 3 rounds of a very slow call."""
+@dataclass
+class Shared:
+    """What the rows of a group share: the reference's result, computed once, and the fastest baseline so far.
 
-    seconds: float
-    min_rounds: int
-    max_rounds: int = 1000
+    Where rows report their peak memory, `rival` is not held during that: it is the row before, if a baseline.
+    """
 
-    def plan(self, seconds_per_call: float) -> tuple[int, int]:
-        """(rounds, calls per round): a round lasts a millisecond or more, or the clock would matter."""
-        calls = max(1, math.ceil(SHORTEST_ROUND / seconds_per_call))
-        rounds = math.ceil(self.seconds / (calls * seconds_per_call))
-        least = min(self.min_rounds, 3) if seconds_per_call > 2.0 else self.min_rounds
-        return min(max(rounds, least), self.max_rounds), calls
+    group: str = ""
+    expected: list[Tensor] | None = None
+    rival: Rival | None = None
 
-
-class Expected:
-    """The reference's result for the latest group of rows, so that it is computed once for all of them."""
-
-    def __init__(self) -> None:
-        self._group = ""
-        self._tensors: list[Tensor] = []
-
-    def get(self, group: str, compute: Callable[[], list[Tensor]]) -> list[Tensor]:
-        if group != self._group:
-            self._group, self._tensors = "", []
-            self._tensors = compute()
-            self._group = group
-        return self._tensors
+    def enter(self, group: str) -> None:
+        """Free what another group left."""
+        if group != self.group:
+            self.group, self.expected, self.rival = group, None, None
 
 
 @dataclass(frozen=True)
@@ -67,7 +52,7 @@ class Row:
     key: RowKey
     benchmark: BenchmarkFixture
     budget: Budget
-    expected: Expected
+    shared: Shared
     quick: bool
 
     def measure(self, make: Callable[[RowKey], Workload]) -> None:
@@ -79,18 +64,20 @@ class Row:
         Raises:
             AssertionError: the result is not the reference's: no time is reported for a wrong result.
         """
+        self.shared.enter(self.key.group)
         workload = make(self.key)
         function = self._function(workload)
-        expected = self.expected.get(self.key.group, lambda: expected_result(make(self.key), self.key))
+        if self.shared.expected is None:
+            self.shared.expected = expected_result(make(self.key), self.key)
         with self._backend(), functorch_config.patch(donated_buffer=False):
             run, result = self._first_run(function, workload)
-            self._check(result, expected, workload)
+            self._check(result, self.shared.expected, workload)
             del result
-            rounds, calls = self.budget.plan(seconds_of(run, self.key.device))
-            self.benchmark.group, self.benchmark.name = self.key.group, self.key.backend
-            self.benchmark.pedantic(run, rounds=rounds, iterations=calls)
+            self._time(run)
             if workload.memory:
+                self.shared.rival = None  # with what it holds, a call's resident memory was up to 12 % more
                 self.benchmark.extra_info["peak_bytes"] = peak_bytes(run, self.key.device)
+            self._compete(run, workload)
         self._describe(workload)
 
     def _function(self, workload: Workload) -> Function:
@@ -168,6 +155,41 @@ class Row:
                 f"{self.key}: result {index} is off by {error:.2e}, at most {limit:.0e} is accepted"
             )
 
+    def _time(self, run: Callable[[], object]) -> None:
+        """Time `run`: a row of ours in turn with the fastest baseline that the group has had, any other alone.
+
+        What slows the machine for some seconds then hits both sides alike and leaves their ratio alone.
+        """
+        rival = self.shared.rival if self.key.backend in (*FORCED, "vdm") else None
+        seconds = seconds_of(run, self.key.device)
+        rounds, calls = turn_of(seconds)
+        turns = self.budget.turns(seconds, rival)
+        pairs: list[tuple[float, float]] = []  # turn by turn, seconds per call of the rival and of this row
+
+        def end_round() -> None:
+            if rival is None or self.benchmark.stats is None:
+                return
+            data = self.benchmark.stats.stats.data
+            if len(data) == (len(pairs) + 1) * rounds:
+                pairs.append((rival.take_turn(self.key.device), statistics.median(data[-rounds:])))
+
+        self.benchmark.group, self.benchmark.name = self.key.group, self.key.backend
+        self.benchmark.pedantic(run, rounds=turns * rounds, iterations=calls, teardown=end_round)
+        if rival is not None and pairs:
+            self.benchmark.extra_info["beside"] = {
+                "backend": rival.backend,
+                "seconds": statistics.median(theirs for theirs, _ in pairs),
+                "ratio": statistics.median(theirs / ours for theirs, ours in pairs),
+            }
+
+    def _compete(self, run: Callable[[], object], workload: Workload) -> None:
+        """Keep the call of a baseline for the rows of ours if it is the fastest so far."""
+        stats = self.benchmark.stats  # None: --benchmark-disable
+        if self.key.backend in (*OURS, *workload.other_models) or stats is None:
+            return
+        if self.shared.rival is None or stats.stats.median < self.shared.rival.seconds:
+            self.shared.rival = Rival(self.key.backend, run, stats.stats.median)
+
     def _describe(self, workload: Workload) -> None:
         """Everything that a reader of the JSON needs to know about the row."""
         info = self.benchmark.extra_info
@@ -236,28 +258,6 @@ def expected_result(workload: Workload, key: RowKey) -> list[Tensor]:
         return [
             tensor.detach().clone() for tensor in tensors_of(bind(workload.call, workload, key.direction)())
         ]
-
-
-def seconds_of(run: Callable[[], object], device: str) -> float:
-    """A first guess: the mean of ten calls, or of what fits in a tenth of a second.
-
-    Not the shortest, so that a machine that is busy with something else gets a plan that it can end in time.
-    A compiled function also settles in these.
-    """
-    clock = synchronised_clock if device == "cuda" else time.perf_counter
-    start = clock()
-    for calls in range(1, 11):
-        run()
-        elapsed = clock() - start
-        if (elapsed > 0.1 and calls >= 3) or elapsed > 1.0:
-            break
-    return elapsed / calls
-
-
-def synchronised_clock() -> float:
-    """Seconds, once the GPU is done with everything: calls in between overlap as they do in use."""
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 @functools.cache

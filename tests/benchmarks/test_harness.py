@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 MODULE = """
 import torch
@@ -65,19 +60,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> tuple[str, dict[str, Any]]:
+def run(folder: Path, run_benchmarks: Callable[..., Any]) -> tuple[str, dict[str, Any]]:
     """The output and the rows, by backend, of a quick run of `MODULE`."""
-    shutil.copy(BENCHMARKS / "conftest.py", folder)
-    shutil.copytree(BENCHMARKS / "harness", folder / "harness")
-    (folder / "test_made.py").write_text(MODULE)
-    (folder / "pytest.ini").write_text("[pytest]\naddopts = -ra --strict-markers --import-mode=importlib\n")
-    results = folder / "results.json"
-    options = ["--benchmark-only", "--quick", "--device", "cpu", "--benchmark-min-rounds=4"]
-    command = [sys.executable, "-m", "pytest", str(folder), *options, f"--benchmark-json={results}"]
-    root = os.pathsep.join(path for path in sys.path if path)  # the packages that this test sees
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": root})
+    done, rows = run_benchmarks(folder, MODULE, "--benchmark-min-rounds=4")
     assert done.returncode == 1, done.stdout + done.stderr
-    return done.stdout, {row["name"]: row for row in json.loads(results.read_text())["benchmarks"]}
+    return done.stdout, {row["name"]: row for row in rows}
 
 
 def test_a_wrong_result_fails_and_has_no_row(run: tuple[str, dict[str, Any]]) -> None:

@@ -105,6 +105,18 @@ def test_speed_is_against_eager_and_against_the_best_row_that_is_not_ours(
     assert cells(text, "**native**", "bwd")[5:9] == ["4.00×", "4.00×", "", "0.25"]
 
 
+def test_rounds_side_by_side_give_the_ratio_to_the_baseline_that_had_them(
+    report: ModuleType, tmp_path: Path
+) -> None:
+    native = row("native", 0.001, beside={"backend": "eager", "seconds": 0.0031, "ratio": 3.0})
+    alone = report.load([write(tmp_path / "alone.json", row("eager", 0.004), native)])
+    assert cells(report.tables(alone), "native")[5:7] == ["3.00×", "3.00×"]
+    both = write(tmp_path / "both.json", row("eager", 0.004), row("compile", 0.002), native)
+    assert cells(report.tables(report.load([both])), "native")[5:7] == ["3.00×", "2.00×"]
+    # The quotient of the shortest rounds.
+    assert cells(report.tables(report.load([both], "min")), "native")[5:7] == ["4.00×", "2.00×"]
+
+
 def test_rows_without_a_baseline_have_a_time_and_no_ratio(report: ModuleType, results: Path) -> None:
     text = report.tables(report.load([results]))
     assert cells(text, "30 µs")[4:7] == ["30 µs", "", ""]
@@ -130,7 +142,7 @@ def test_later_file_wins(report: ModuleType, results: Path, tmp_path: Path) -> N
     later = write(tmp_path / "later.json", row("native", 0.005))
     run = report.load([results, later])
     assert len(run.results) == 8
-    assert report.seconds_of(report.grouped(run.results)[run.results[0].group], "native") == 0.005
+    assert report.row_of(report.grouped(run.results)[run.results[0].group], "native").seconds == 0.005
 
 
 @pytest.mark.parametrize(
