@@ -42,8 +42,8 @@ constexpr int64_t kMatrixGap = 16;
 // point, read channel, 32); the last panel may be 16 wide.
 int64_t winograd_weights_size(const WinogradKernel& kernel);
 
-// Whether winograd_conv_cpu makes them itself, panel by panel, where they are not given. So it is with those
-// that are too many to be read from a cache.
+// Whether winograd_conv_cpu makes them itself, panel by panel, where they are not given: where they are too
+// many to be read from a cache.
 bool winograd_makes_weights(const WinogradKernel& kernel);
 
 struct WinogradWeightsParams {

@@ -22,9 +22,9 @@ constexpr int64_t kPanel = 32, kVector = 16, kLine = 16;  // output channels, ch
 constexpr int64_t kBlockFloats = 136 << 10, kMinBlock = 16;
 // A larger panel of weights fills it alone: then it is read for more tiles at a time.
 constexpr int64_t kCachedPanel = 192 << 10, kMinBlockBeyond = 32;
-// Transformed weights beyond this would be read from memory rather than from the L3 cache. A thread makes
-// each panel anew for a group of tiles, whose v takes this much; it is transformed in parts of so many tiles.
-constexpr int64_t kStagedWeights = 4 << 20, kGroupFloats = 4 << 20, kStagedPart = 16;
+// Transformed weights beyond this, where they are not given, are made by the threads that need them, each
+// panel anew for a group of tiles whose v takes so much; it is transformed in parts of so many tiles.
+constexpr int64_t kMadeWeights = 4 << 20, kGroupFloats = 4 << 20, kGroupPart = 16;
 // v and d of a group of tiles, and dU, where each has its share of the L3 cache.
 constexpr int64_t kGradientFloats = 3 << 20, kRoundFloats = 2 << 20;
 
@@ -41,7 +41,7 @@ int64_t panel_columns(int64_t out_channels, int64_t panel) {
   return std::min(kPanel, panel_channels(out_channels) - panel * kPanel);
 }
 
-WinogradTiles tiles_of(const ConvInput& input, const WinogradKernel& kernel, bool staged = false) {
+WinogradTiles tiles_of(const ConvInput& input, const WinogradKernel& kernel) {
   WinogradTiles tiles{};
   const int size = kernel.tile;
   const int64_t scale = kernel.upsample && !kernel.transposed ? 2 : 1;
@@ -60,7 +60,7 @@ WinogradTiles tiles_of(const ConvInput& input, const WinogradKernel& kernel, boo
   const int64_t tile_floats = tiles.inputs * tiles.inputs * tiles.v_row;
   tiles.block = kMostTiles;
   const int64_t least = panel_weights(kernel) > kCachedPanel ? kMinBlockBeyond : kMinBlock;
-  while (!staged && tiles.block > least && tiles.block * tile_floats > kBlockFloats) tiles.block /= 2;
+  while (tiles.block > least && tiles.block * tile_floats > kBlockFloats) tiles.block /= 2;
   tiles.m_row = matrices * kPanel + kLine;
   tiles.v_matrix = tiles.block * tiles.v_row + kLine;
   tiles.pixel_row = (tiles.strip * tiles.step + 2) * tiles.channels + kLine;
@@ -258,13 +258,15 @@ class Pipeline {
 uint64_t winograd_conv_cpu(const WinogradConvParams& params) {
   const WinogradKernel& kernel = params.weight.kernel;
   ConvOutput output = params.output;
-  const bool staged = winograd_makes_weights(kernel);
+  const bool makes_weights = params.transformed == nullptr;
   const bool makes_norm = params.norm.groups > 0 && params.norm.statistics == nullptr;
-  assert(!makes_norm || (!staged && !params.norm.video));
-  const WinogradTiles tiles = tiles_of(params.input, kernel, staged);
+  const WinogradTiles tiles = tiles_of(params.input, kernel);
   if (tiles.count * output.channels == 0) return 0;
   const int64_t blocks = ceil_div(tiles.count, tiles.block);
   const int64_t out_channels = panel_channels(output.channels), panels = ceil_div(out_channels, kPanel);
+  // Threads share the tiles, or where these are few, or weights are made, the panels.
+  const bool share_panels = makes_weights || (!makes_norm && blocks < max_threads());
+  assert(!makes_norm || (!share_panels && !params.norm.video));
   const int64_t rows_size = tiles.overlap * tiles.pixel_row;
   const int64_t v_size = tiles.inputs * tiles.inputs * tiles.v_matrix, m_size = tiles.block * tiles.m_row;
   const int64_t bytes =
@@ -275,7 +277,7 @@ uint64_t winograd_conv_cpu(const WinogradConvParams& params) {
                   reinterpret_cast<uintptr_t>(output.y) % 64 == 0 &&
                   exceeds_cache(read_bytes + (output.residual == nullptr ? 1 : 2) * bytes);
 
-  const int64_t group = staged ? std::clamp<int64_t>(kGroupFloats / v_size, 1, blocks) : 0;
+  const int64_t group = share_panels ? std::clamp<int64_t>(kGroupFloats / v_size, 1, blocks) : 0;
   const int64_t input_size = activation_size(params.input, params.norm);
   const int64_t partials_size =
       params.statistics == nullptr ? 0 : output.images * tiles.slots * 4 * out_channels;
@@ -291,7 +293,7 @@ uint64_t winograd_conv_cpu(const WinogradConvParams& params) {
   const auto transform = VDM_SIMD(winograd_transform_input);
   const int64_t weight_bytes = kernel.out_channels * kernel.in_channels * 9 * size_of(params.weight.dtype);
   Fingerprint weight(params.weight.data, params.checks_weight ? weight_bytes : 0);
-  if (!staged) {
+  if (!share_panels) {
     parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
       const int64_t own_size = makes_norm ? input_size : 0;
       float* const memory = scratch(ScratchSlot::kThread, own_size + rows_size + v_size + 2 * m_size);
@@ -315,34 +317,33 @@ uint64_t winograd_conv_cpu(const WinogradConvParams& params) {
       }
     });
   } else {
-    const int64_t parts = tiles.block / kStagedPart;
+    const int64_t parts = tiles.block / kGroupPart;
     for (int64_t first = 0; first < blocks; first += group) {
       const int64_t count = std::min(group, blocks - first);
       parallel_for(count * parts, 1, [&](int64_t begin, int64_t end) {
         WinogradRows rows{scratch(ScratchSlot::kThread, rows_size), {-1, -1, -1, -1, -1, -1}};
         for (int64_t i = begin; i < end; ++i) {
-          const int64_t in_block = i % parts * kStagedPart,
+          const int64_t in_block = i % parts * kGroupPart,
                         tile = (first + i / parts) * tiles.block + in_block;
           float* const v = group_v + i / parts * v_size + in_block * tiles.v_row;
           if (tile < tiles.count)
-            transform(input, tiles, tile, std::min(tiles.count, tile + kStagedPart), rows, v);
+            transform(input, tiles, tile, std::min(tiles.count, tile + kGroupPart), rows, v);
         }
       });
       parallel_for(panels * count, 1, [&](int64_t begin, int64_t end) {
-        const bool makes = params.transformed == nullptr;
-        float* const m = scratch(ScratchSlot::kThread, 2 * m_size + (makes ? panel_size : 0));
+        float* const m = scratch(ScratchSlot::kThread, 2 * m_size + (makes_weights ? panel_size : 0));
         float* const made = m + 2 * m_size;
         Pipeline pipeline(conv, tiles, m);
         const int64_t before = first * panels;
         WeightAhead weight_ahead(weight, before + begin, before + end, blocks * panels);
         for (int64_t i = begin; i < end; ++i) {
           const int64_t panel = i / count;
-          if (makes && (i == begin || i % count == 0)) {
+          if (makes_weights && (i == begin || i % count == 0)) {
             const auto columns = static_cast<int>(panel_columns(output.channels, panel));
             VDM_SIMD(winograd_transform_weights)
             (params.weight, panel * kPanel, columns, 0, input.channels, made, false);
           }
-          const float* const weights = makes ? made : params.transformed + panel * panel_size;
+          const float* const weights = makes_weights ? made : params.transformed + panel * panel_size;
           pipeline.multiply(first + i % count, panel, weights, group_v + i % count * v_size,
                             {{}, {}, weight_ahead.share()});
         }
@@ -361,7 +362,7 @@ uint64_t winograd_conv_cpu(const WinogradConvParams& params) {
 }
 
 int64_t winograd_whole_images(const WinogradKernel& kernel, const ConvInput& input) {
-  const WinogradTiles tiles = tiles_of(input, kernel, winograd_makes_weights(kernel));
+  const WinogradTiles tiles = tiles_of(input, kernel);
   return tiles.block / std::gcd(tiles.block, tiles.rows * tiles.columns);
 }
 
@@ -375,7 +376,7 @@ bool winograd_makes_statistics(const WinogradKernel& kernel, int64_t images) {
 }
 
 bool winograd_makes_weights(const WinogradKernel& kernel) {
-  return winograd_weights_size(kernel) > kStagedWeights;
+  return winograd_weights_size(kernel) > kMadeWeights;
 }
 
 void winograd_weights_cpu(const WinogradWeightsParams& params) {

@@ -29,7 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     "skip": {"x": (2, 33, 9, 13), "x2": 20, "out": 70},
     "strips": {"x": (1, 16, 12, 140), "x2": 16, "out": 32},
     "parts": {"x": (1, 300, 8, 8), "out": 48},
-    "staged": {"x": (3, 384, 8, 8), "out": 352},
+    "large": {"x": (3, 384, 8, 8), "out": 352},
     "groups": {"x": (3, 96, 40, 44), "out": 80},
     "upsample": {"x": (2, 24, 5, 7), "x2": 16, "out": 40, "upsample": True},
     "one_tile": {"x": (5, 32, 4, 4), "out": 16},
@@ -143,7 +143,7 @@ def test_statistics_of_an_image_that_begins_unlike_the_rest(
     assert error(statistics[..., 1], pixels.var(3, correction=0).transpose(1, 2)) <= 1e-6
 
 
-@pytest.mark.parametrize("case", ["whole", "staged", "groups"])
+@pytest.mark.parametrize("case", ["whole", "large", "groups"])
 def test_the_number_of_threads_changes_nothing(case: str, threads: None) -> None:
     values = arguments(case, torch.float32)
     results = []
@@ -292,7 +292,7 @@ def test_weights_larger_than_the_cache(isa: str, transposed: bool) -> None:
 
 
 def test_weights_made_by_the_kernel_are_those_that_are_kept(isa: str) -> None:
-    values = arguments("staged", torch.float32)
+    values = arguments("large", torch.float32)
     with vdm_kernels.use_backend("native"), torch.no_grad():
         made, first_kept, kept = (vdm_kernels.group_norm_silu_conv(**values) for _ in range(3))
     found = weights.kept(
