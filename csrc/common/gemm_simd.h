@@ -40,17 +40,22 @@ struct NoErrand {
   VDM_MEMBER void operator()() const {}
 };
 
-// Brings what will be read soon nearer, a cache line at each step: those of a list, then consecutive memory.
+// Cache lines to bring nearer: data + each of some offsets.
+struct GemmLines {
+  const char* data;
+  const int32_t *offset, *last;
+};
+
+// Brings what will be read soon nearer, a cache line at each step.
 struct GemmAhead {
-  const char *const *line, *const *last;
-  const char *data, *data_end;
+  const GemmLines *next, *last;
+  GemmLines now;
 
   VDM_MEMBER void fetch() {
-    if (line < last) {
-      prefetch(*line++);
-    } else if (data < data_end) {
-      prefetch(data);
-      data += 64;
+    if (now.offset < now.last) {
+      prefetch(now.data + *now.offset++);
+    } else if (next < last) {
+      now = *next++;
     }
   }
 };

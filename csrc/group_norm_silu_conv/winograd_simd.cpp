@@ -138,72 +138,60 @@ VDM_INLINE void transform_input(const ConvInput& in, const WinogradTiles& tiles,
   }
 }
 
-// Where the output of each tile of a block begins, and how much of it is inside the image.
-struct TilePlace {
-  int64_t image, y, x;
-  int rows, columns;
-};
-
-VDM_INLINE void place_tiles(const WinogradTiles& tiles, int64_t begin, int64_t end, int64_t size,
-                            int64_t height, int64_t width, TilePlace* places) {
-  for (int64_t tile = begin; tile < end;) {
-    const TileRun run = tile_run(tiles, tile, end);
-    for (int64_t t = 0; t < run.count; ++t, ++tile) {
-      const int64_t y = run.row * size, x = (run.strip_column + run.first + t) * size;
-      *places++ = {run.image, y, x, static_cast<int>(min_of(size, height - y)),
-                   static_cast<int>(min_of(size, width - x))};
-    }
+// Offsets of consecutive cache lines.
+struct Consecutive {
+  static constexpr int64_t kCount = 1024;
+  int32_t offsets[kCount];
+  constexpr Consecutive() : offsets() {
+    for (int i = 0; i < kCount; ++i) offsets[i] = 64 * i;
   }
-}
+};
+constexpr Consecutive kConsecutive;
 
-// Addresses of cache lines that the products of one matrix fetch; of more than fit, some come later.
+// What the products of one matrix fetch, in this order; of more than fits, some comes later.
 class LineList {
  public:
   VDM_MEMBER void clear() { count_ = 0; }
-  // data + offset(i) for i < count.
-  template <typename Offset>
-  VDM_MEMBER void add(const char* data, int64_t count, const Offset& offset) {
-    count = min_of(count, kCapacity - count_);
-    for (int64_t i = 0; i < count; ++i) lines_[count_ + i] = data + offset(i);
-    count_ += count;
+  VDM_MEMBER void add(const char* data, const int32_t* offsets, int64_t count) {
+    if (count_ < kCapacity) lines_[count_++] = {data, offsets, offsets + count};
   }
-  VDM_MEMBER const char* const* begin() const { return lines_; }
-  VDM_MEMBER const char* const* end() const { return lines_ + count_; }
+  VDM_MEMBER void add(const void* data, int64_t count) {
+    if (count <= 0) return;
+    add(static_cast<const char*>(data), kConsecutive.offsets, min_of(count, Consecutive::kCount));
+  }
+  VDM_MEMBER GemmAhead ahead() const { return {lines_, lines_ + count_, {nullptr, nullptr, nullptr}}; }
 
  private:
-  static constexpr int64_t kCapacity = 1024;
+  static constexpr int64_t kCapacity = 32;
   int64_t count_ = 0;
-  const char* lines_[kCapacity];
+  GemmLines lines_[kCapacity];
 };
 
-// The cache lines of channels [first, last) in tiles of `size` x `size` pixels of one tensor.
+// The cache lines of channels [first, last), those that there are, in size x size pixels of a tensor.
 class TileLines {
  public:
-  VDM_MEMBER TileLines(const void* tensor, DType dtype, int64_t channels, int64_t height, int64_t width,
-                       int size, int64_t first, int64_t last)
-      : tensor_(static_cast<const char*>(tensor)),
-        pixel_(channels * size_of(dtype)),
-        height_(height),
-        width_(width) {
+  VDM_MEMBER TileLines(const void* tensor, DType dtype, int64_t channels, int64_t width, int size,
+                       int64_t first, int64_t last)
+      : bytes_(channels * size_of(dtype)) {
+    if (tensor == nullptr) return;
+    first = max_of(0, first);
+    const int64_t part = (min_of(last, channels) - first) * size_of(dtype);
+    data_ = static_cast<const char*>(tensor) + first * size_of(dtype);
     for (int i = 0; i < size; ++i) {
       for (int j = 0; j < size; ++j) {
-        const int64_t pixel = (i * width + j) * pixel_, end = pixel + last * size_of(dtype);
-        for (int64_t at = pixel + first * size_of(dtype); at < end && count_ < kCapacity; at += 64)
-          offsets_[count_++] = static_cast<int32_t>(at);
+        for (int64_t at = 0; at < part; at += 64)
+          offsets_[count_++] = static_cast<int32_t>((i * width + j) * bytes_ + at);
       }
     }
   }
-  VDM_MEMBER void add_to(LineList& lines, const TilePlace& place) const {
-    if (count_ == 0) return;  // perhaps there is no tensor
-    const char* const tile = tensor_ + ((place.image * height_ + place.y) * width_ + place.x) * pixel_;
-    lines.add(tile, count_, [&](int64_t i) { return offsets_[i]; });
+  VDM_MEMBER void add_to(LineList& lines, int64_t pixel) const {
+    if (count_ > 0) lines.add(data_ + pixel * bytes_, offsets_, count_);
   }
 
  private:
-  static constexpr int64_t kCapacity = 512;  // of more channels than that would be, some come later
-  const char* tensor_;
-  int64_t pixel_, height_, width_, count_ = 0;
-  int32_t offsets_[kCapacity];
+  const char* data_ = nullptr;
+  int64_t bytes_, count_ = 0;
+  int32_t offsets_[4 * 4 * kPanel / 16];
 };
 
 VDM_INLINE F32 total(const F32 (&v)[4]) { return (v[0] + v[1]) + (v[2] + v[3]); }
@@ -304,6 +292,12 @@ VDM_INLINE void store_gradient_tile(const ConvOutput& out, DType dtype, TilePixe
   sums.dz_x = sums.dz_x + x_sum;
 }
 
+// Where the output of a tile is, from its first pixel on, and how much of it is inside the image.
+struct TilePlace {
+  int64_t image, pixel;
+  int rows, columns;
+};
+
 // Turns the products of a panel into output, tile after tile. Moments of the tiles of one image go to
 // conv.partials (images, slots, 4, channels rounded up to 16): a value near the mean, the mean relative to
 // it, the sum of squared deviations, and how many pixels they are of.
@@ -311,10 +305,8 @@ class OutputStage {
  public:
   VDM_MEMBER OutputStage(const WinogradMultiply& conv, const WinogradTiles& tiles,
                          const WinogradProducts& products)
-      : conv_(conv), tiles_(tiles), products_(products) {
+      : conv_(conv), tiles_(tiles), products_(products), at_(tiles, products.begin) {
     const ConvOutput& out = conv.output;
-    place_tiles(tiles, products.begin, products.end, conv.pool ? tiles.size / 2 : tiles.size, out.height,
-                out.width, places_);
     last_ = min_of(products.first + products.columns, out.channels);
     vectors_ = static_cast<int>((last_ - products.first + kLanes - 1) / kLanes);
     for (int v = 0; v < vectors_; ++v) {
@@ -325,7 +317,8 @@ class OutputStage {
     }
   }
 
-  VDM_MEMBER const TilePlace& place(int64_t tile) const { return places_[tile]; }
+  // The next tile.
+  VDM_MEMBER const TileWalk& at() const { return at_; }
 
   // In the order of the tiles.
   VDM_MEMBER void store_tiles(int64_t begin, int64_t end) {
@@ -347,9 +340,14 @@ class OutputStage {
 
   template <typename Transform>
   VDM_MEMBER void store_one(int64_t t, DType dtype) {
-    const TilePlace& place = places_[t];
+    const ConvOutput& out = conv_.output;
+    constexpr int kSize = Transform::kTo;
+    const TilePlace place = {at_.image, at_.pixel(kSize, out.height, out.width),
+                             static_cast<int>(min_of(kSize, out.height - at_.row * kSize)),
+                             static_cast<int>(min_of(kSize, out.width - at_.column * kSize))};
+    at_.next();
     const float* const products = products_.m + t * tiles_.m_row;
-    const bool whole = place.rows == Transform::kTo && place.columns == Transform::kTo;
+    const bool whole = place.rows == kSize && place.columns == kSize;
     if (makes_moments() && recenters_after(stored_)) {
       for (int v = 0; v < vectors_; ++v) recenter(moments_[v], count_);
     }
@@ -361,7 +359,7 @@ class OutputStage {
     }
     count_ += static_cast<float>(place.rows * place.columns);
     ++stored_;
-    const bool ends_image = t + 1 == products_.end - products_.begin || places_[t + 1].image != place.image;
+    const bool ends_image = t + 1 == products_.end - products_.begin || at_.image != place.image;
     if (conv_.partials != nullptr && ends_image) store_moments(place.image);
   }
 
@@ -384,8 +382,7 @@ class OutputStage {
           for (int i = 0; i < kSize; ++i) y[i][j] = column[i];
         });
     const ConvOutput out = conv_.output;
-    const int64_t pixel = (place.image * out.height + place.y) * out.width + place.x;
-    const int64_t offset = pixel * out.channels + products_.first + v * kLanes;
+    const int64_t offset = place.pixel * out.channels + products_.first + v * kLanes;
     const TilePixels<kSize, kWhole> pixels{place.rows, place.columns};
     if (conv_.activation != nullptr) {
       store_gradient_tile(out, dtype, pixels, y, normed_vector(place, v), offset, lanes_[v], sums_[v]);
@@ -403,10 +400,9 @@ class OutputStage {
     const int64_t channel = products_.first + v * kLanes, affine = place.image * in.channels + channel;
     const bool second = channel >= in.channels1;
     const int64_t channels = second ? in.channels - in.channels1 : in.channels1;
-    const int64_t pixel = (place.image * in.height + place.y) * in.width + place.x;
     return {second ? in.x2 : in.x,
             in.dtype,
-            pixel * channels + (second ? channel - in.channels1 : channel),
+            place.pixel * channels + (second ? channel - in.channels1 : channel),
             in.width * channels,
             channels,
             load_lanes(in.center + affine, lanes_[v]),
@@ -440,7 +436,7 @@ class OutputStage {
   const WinogradMultiply& conv_;
   const WinogradTiles& tiles_;
   const WinogradProducts& products_;
-  TilePlace places_[kMostTiles];
+  TileWalk at_;
   int64_t last_;
   int vectors_;
   F32 bias_[kPanel / kLanes];
@@ -460,13 +456,12 @@ constexpr int64_t kFollowedChannels = 128;
 // One matrix of products. The lines and the weights of the next matrix come nearer meanwhile.
 __attribute__((noinline)) void multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
                                         const float* v, const WinogradProducts& products, int matrix,
-                                        const LineList& lines) {
+                                        LineList& lines) {
   const int64_t channels = conv.input.channels, size = channels * products.columns;
   const float* const u = products.weights + matrix * (size + kMatrixGap);
   // The processor's own prefetcher follows those of few channels.
-  const char* const next = reinterpret_cast<const char*>(u + size + kMatrixGap);
-  const int64_t followed = channels > kFollowedChannels ? size * static_cast<int64_t>(sizeof(float)) : 0;
-  GemmAhead ahead{lines.begin(), lines.end(), next, next + followed};
+  if (channels > kFollowedChannels) lines.add(u + size + kMatrixGap, size / kHalfPanel);
+  GemmAhead ahead = lines.ahead();
   gemm_parts(products.end - products.begin, products.columns, v + tiles.input_of(matrix) * tiles.v_matrix,
              tiles.v_row, u, products.m + matrix * kPanel, tiles.m_row, channels, parts_of(channels), ahead);
 }
@@ -475,6 +470,7 @@ __attribute__((noinline)) void multiply(const WinogradMultiply& conv, const Wino
 // storing the state takes as long as several stripes.
 VDM_INLINE FingerprintShare weight_share(const FingerprintShare& all, int matrix, int matrices) {
   constexpr int64_t kLeast = 16;
+  if (all.stripes == 0) return all;
   const int64_t parts = min_of(all.stripes / kLeast + 1, matrices);
   const int64_t begin = all.stripes * (matrix * parts / matrices) / parts;
   const int64_t end = all.stripes * ((matrix + 1) * parts / matrices) / parts;
@@ -498,71 +494,65 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
                        const WinogradProducts& products, const WinogradProducts* previous) {
   const ConvInput& in = conv.input;
   const ConvOutput& out = conv.output;
+  const ConvInput* const act = conv.activation;
   const int matrices = tiles.points * tiles.points;
+  const auto until = [=](int64_t all, int matrix) { return all * matrix / matrices; };
+  const WinogradProducts& made = previous == nullptr ? products : *previous;
+  const int64_t outputs = previous == nullptr ? 0 : made.end - made.begin;
+  OutputStage output(conv, tiles, made);
+  // What the output stage reads and writes; a store to what is in no cache waits for it.
+  const int size = conv.pool ? tiles.size / 2 : tiles.size;
+  const auto lines_of = [&](const void* tensor, DType dtype, int64_t channels, int64_t first) {
+    const int64_t last = first + min_of(made.columns, out.channels - made.first);
+    return TileLines(tensor, dtype, channels, out.width, size, first, last);
+  };
+  const TileLines tensors[] = {act == nullptr ? lines_of(out.residual, out.dtype, out.channels, made.first)
+                                              : lines_of(act->x, act->dtype, act->channels1, made.first),
+                               act == nullptr ? lines_of(nullptr, out.dtype, 0, 0)
+                                              : lines_of(act->x2, act->dtype, act->channels - act->channels1,
+                                                         made.first - act->channels1),
+                               lines_of(out.stream ? nullptr : out.y, out.dtype, out.channels, made.first)};
   // This panel's share of the input of the next block, on its way meanwhile.
   const int64_t panels = (out.channels + kPanel - 1) / kPanel, panel = products.first / kPanel;
   const int64_t next_count = min_of(products.end + tiles.block, tiles.count) - products.end;
-  const int64_t first = next_count * panel / panels, count = next_count * (panel + 1) / panels - first;
-  TilePlace next[kMostTiles];
-  place_tiles(tiles, products.end + first, products.end + first + count, tiles.step, in.height, in.width,
-              next);
-  // The row above is in the ring by then, the one below is not.
-  for (int64_t t = 0; t < count; ++t) ++next[t].y;
-  const auto input_of = [&](const void* tensor, int64_t channels) {
-    return TileLines(tensor, in.dtype, channels, in.height, in.width, tiles.step, 0, channels);
-  };
-  const int64_t channels2 = in.channels - in.channels1;
-  const TileLines input = input_of(in.x, in.channels1), input2 = input_of(in.x2, channels2);
+  const int64_t first = next_count * panel / panels, inputs = next_count * (panel + 1) / panels - first;
+  TileWalk next(tiles, products.end + first);
   LineList lines;
-  const auto add_input_lines = [&](int i) {
-    for (int64_t t = count * i / matrices; t < count * (i + 1) / matrices; ++t) {
-      input.add_to(lines, next[t]);
-      input2.add_to(lines, next[t]);
+  const auto add_input = [&](const void* x, int64_t channels) {
+    if (x == nullptr) return;
+    // The row above the tile is in the ring by then, the one below is not.
+    const int64_t pixel = next.pixel(tiles.step, in.height, in.width) + in.width;
+    const int64_t bytes = channels * size_of(in.dtype);
+    const char* const data = static_cast<const char*>(x) + pixel * bytes;
+    for (int i = 0; i < tiles.step; ++i)
+      lines.add(data + i * in.width * bytes, (tiles.step * bytes + 63) / 64);
+  };
+  int64_t output_end = 0, input_end = 0;
+  for (int i = 0; i < matrices; ++i) {
+    const int64_t begin = output_end, input_begin = input_end;
+    output_end = until(outputs, i + 1);
+    input_end = until(inputs, i + 1);
+    lines.clear();
+    TileWalk tile = output.at();
+    for (int64_t t = begin; t < output_end; ++t, tile.next()) {
+      const int64_t pixel = tile.pixel(size, out.height, out.width);
+      for (const TileLines& tensor : tensors) tensor.add_to(lines, pixel);
+    }
+    for (int64_t t = input_begin; t < input_end; ++t, next.next()) {
+      add_input(in.x, in.channels1);
+      add_input(in.x2, in.channels - in.channels1);
     }
     for (int j = 0; j < 2; ++j) {
-      const int64_t all = products.ahead.lines[j], line = all * i / matrices;
-      lines.add(products.ahead.data[j] + 64 * line, all * (i + 1) / matrices - line,
-                [](int64_t l) { return 64 * l; });
+      const int64_t all = products.ahead.lines[j];
+      if (all == 0) continue;
+      const int64_t line = until(all, i);
+      lines.add(products.ahead.data[j] + 64 * line, until(all, i + 1) - line);
     }
     const FingerprintShare weight = weight_share(products.ahead.weight, i, matrices);
-    lines.add(weight.data, weight.stripes * kFingerprintStripe / 64, [](int64_t l) { return 64 * l; });
-  };
-  if (previous == nullptr) {
-    for (int i = 0; i < matrices; ++i) {
-      lines.clear();
-      add_input_lines(i);
-      multiply(conv, tiles, v, products, i, lines);
-      mix_stripes(weight_share(products.ahead.weight, i, matrices));
-    }
-    return;
-  }
-  OutputStage output(conv, tiles, *previous);
-  const int size = conv.pool ? tiles.size / 2 : tiles.size;
-  const auto output_lines = [&](const void* tensor, DType dtype, int64_t channels, int64_t first) {
-    const int64_t last = first + min_of(previous->columns, out.channels - previous->first);
-    return TileLines(tensor, dtype, channels, out.height, out.width, size, max_of(0, first),
-                     tensor == nullptr ? 0 : min_of(last, channels));
-  };
-  // What the output stage reads and writes; a store to what is in no cache waits for it.
-  const ConvInput* const act = conv.activation;
-  const TileLines output_tensors[] = {
-      act == nullptr ? output_lines(out.residual, out.dtype, out.channels, previous->first)
-                     : output_lines(act->x, act->dtype, act->channels1, previous->first),
-      act == nullptr ? output_lines(nullptr, out.dtype, 0, 0)
-                     : output_lines(act->x2, act->dtype, act->channels - act->channels1,
-                                    previous->first - act->channels1),
-      output_lines(out.stream ? nullptr : out.y, out.dtype, out.channels, previous->first)};
-  const int64_t tile_count = previous->end - previous->begin;
-  for (int i = 0; i < matrices; ++i) {
-    const int64_t begin = tile_count * i / matrices, end = tile_count * (i + 1) / matrices;
-    lines.clear();
-    for (int64_t t = begin; t < end; ++t) {
-      for (const TileLines& tensor : output_tensors) tensor.add_to(lines, output.place(t));
-    }
-    add_input_lines(i);
+    lines.add(weight.data, weight.stripes * kFingerprintStripe / 64);
     multiply(conv, tiles, v, products, i, lines);
-    mix_stripes(weight_share(products.ahead.weight, i, matrices));
-    output.store_tiles(begin, end);
+    mix_stripes(weight);
+    output.store_tiles(begin, output_end);
   }
 }
 

@@ -27,6 +27,37 @@ VDM_INLINE TileRun tile_run(const WinogradTiles& tiles, int64_t tile, int64_t en
   return {image, strip, in_strip / width, strip * tiles.strip, first, min_of(width - first, end - tile)};
 }
 
+// One tile after the other.
+class TileWalk {
+ public:
+  VDM_MEMBER TileWalk(const WinogradTiles& tiles, int64_t tile) : tiles_(tiles) {
+    const TileRun run = tile_run(tiles, tile, tile + 1);
+    image = run.image;
+    row = run.row;
+    strip_ = run.strip_column;
+    column = run.strip_column + run.first;
+  }
+  VDM_MEMBER void next() {
+    if (++column < min_of(strip_ + tiles_.strip, tiles_.columns)) return;
+    if (++row == tiles_.rows) {
+      row = 0;
+      strip_ = column < tiles_.columns ? column : 0;
+      image += strip_ == 0;
+    }
+    column = strip_;
+  }
+  // The first of the tile, counted over all images of height x width, where tiles are `size` pixels apart.
+  VDM_MEMBER int64_t pixel(int64_t size, int64_t height, int64_t width) const {
+    return (image * height + row * size) * width + column * size;
+  }
+
+  int64_t image, row, column;  // of tiles
+
+ private:
+  const WinogradTiles& tiles_;
+  int64_t strip_;  // its first column
+};
+
 // One element of a tensor of any DType.
 VDM_INLINE float load_element(const void* tensor, DType dtype, int64_t i) {
   if (dtype == DType::kFloat32) return static_cast<const float*>(tensor)[i];
