@@ -205,7 +205,8 @@ class WeightAhead {
 
   // What the next products take with them: an even share of the rest, within one piece.
   FingerprintShare share() {
-    return next_ == end_ ? FingerprintShare{} : advance(next_ + ceil_div(end_ - next_, products_--));
+    return next_ == end_ ? FingerprintShare{}
+                         : advance(next_ + ceil_div(end_ - next_, std::max<int64_t>(1, products_--)));
   }
 
  private:
@@ -294,25 +295,28 @@ uint64_t winograd_conv_cpu(const WinogradConvParams& params) {
   const int64_t weight_bytes = kernel.out_channels * kernel.in_channels * 9 * size_of(params.weight.dtype);
   Fingerprint weight(params.weight.data, params.checks_weight ? weight_bytes : 0);
   if (!share_panels) {
-    parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
+    parallel_shares(blocks, [&](Share& share) {
       const int64_t own_size = makes_norm ? input_size : 0;
       float* const memory = scratch(ScratchSlot::kThread, own_size + rows_size + v_size + 2 * m_size);
       const ConvInput own = makes_norm ? activated(params.input, params.norm, memory) : input;
       WinogradRows rows{memory + own_size, {-1, -1, -1, -1, -1, -1}};
       float* const v = rows.data + rows_size;
       Pipeline pipeline(conv, tiles, v + v_size);
-      std::optional<NormsAhead> norms;
-      if (makes_norm) norms.emplace(own, params.norm, tiles, begin * tiles.block, end * tiles.block, memory);
-      WeightAhead weight_ahead(weight, begin * panels, end * panels, blocks * panels);
-      for (int64_t block = begin; block < end; ++block) {
-        const int64_t tile = block * tiles.block;
-        transform(own, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);
-        for (int64_t panel = 0; panel < panels; ++panel) {
-          const int64_t due = norms ? norms->due(tile + tiles.block * (panel + 1) / panels) : 0;
-          WinogradAhead ahead{{}, {}, weight_ahead.share()};
-          if (norms) norms->prefetch(due, ahead);
-          pipeline.multiply(block, panel, params.transformed + panel * panel_size, v, ahead);
-          if (norms) norms->add(due);
+      WeightAhead weight_ahead(weight, share.begin() * panels, share.end() * panels, blocks * panels);
+      while (share.claim()) {
+        std::optional<NormsAhead> norms;
+        const int64_t first = share.begin() * tiles.block, last = share.end() * tiles.block;
+        if (makes_norm) norms.emplace(own, params.norm, tiles, first, last, memory);
+        for (int64_t block = share.next(); block >= 0; block = share.next()) {
+          const int64_t tile = block * tiles.block;
+          transform(own, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);
+          for (int64_t panel = 0; panel < panels; ++panel) {
+            const int64_t due = norms ? norms->due(tile + tiles.block * (panel + 1) / panels) : 0;
+            WinogradAhead ahead{{}, {}, weight_ahead.share()};
+            if (norms) norms->prefetch(due, ahead);
+            pipeline.multiply(block, panel, params.transformed + panel * panel_size, v, ahead);
+            if (norms) norms->add(due);
+          }
         }
       }
     });

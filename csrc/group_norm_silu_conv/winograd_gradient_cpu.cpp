@@ -1,8 +1,8 @@
 // A few images at a time, by each thread of its own or by all together: the convolution makes da, turns it
 // into dz = da silu'(u) in its output stage, where x is prefetched as a residual would be, and adds up what
 // the gradient of the statistics needs; one pass then makes dx of dz and x. Both are still in the cache: dy
-// and x are read from memory once, dx is written once. Two exceptions: with weights that no cache holds,
-// which are made or read once, all images are taken at once; and where a vector of channels may be of both x
+// and x are read from memory once, dx is written once. Two exceptions: with weights that are not given,
+// which are made once, all images are taken at once; and where a vector of channels may be of both x
 // and x2, the convolution leaves da, and one more pass adds up the sums.
 #include <algorithm>
 #include <memory>
@@ -33,21 +33,30 @@ ConvInput images_of(ConvInput input, int64_t first, int64_t count) {
 }
 
 // How many images must be taken together: whole blocks of tiles, so that no sum depends on what is, and whole
-// videos where those share statistics. Weights that no cache holds are made or read once for all.
+// videos where those share statistics. Weights that are not given are made once for all.
 int64_t images_of_unit(const WinogradInputGradientParams& params) {
   const GroupNorm& norm = params.norm.norm;
-  if (winograd_makes_weights(params.weight.kernel)) return norm.images();
+  if (params.transformed == nullptr) return norm.images();
   return std::lcm(winograd_whole_images(params.weight.kernel, params.dy), norm.video ? norm.frames : 1);
 }
 
+int64_t bytes_of_image(const GroupNormSiluBackwardParams& norm) {
+  return norm.pixels * norm.norm.channels * size_of(norm.da_dtype);
+}
+
+// Whole units of images whose dz stays in the caches of so many threads.
+int64_t images_of_group(const WinogradInputGradientParams& params, int64_t unit, int64_t threads) {
+  const int64_t bytes = std::max<int64_t>(1, bytes_of_image(params.norm));
+  const int64_t fitting = threads * std::max<int64_t>(1, kGroupBytes / bytes);
+  return (fitting + unit - 1) / unit * unit;
+}
+
 // Images [begin, end), a group at a time, which all threads that there are here share.
-void input_gradient(const WinogradInputGradientParams& params, int64_t begin, int64_t end, int64_t unit,
+void input_gradient(const WinogradInputGradientParams& params, int64_t begin, int64_t end, int64_t group,
                     GroupNormSiluBackward& backward) {
   const GroupNormSiluBackwardParams& norm = params.norm;
-  const int64_t channels = norm.norm.channels, image_bytes = norm.pixels * channels * size_of(norm.da_dtype);
-  const int64_t fitting =
-      max_threads() * std::max<int64_t>(1, kGroupBytes / std::max<int64_t>(1, image_bytes));
-  const int64_t group = std::min((fitting + unit - 1) / unit * unit, end - begin);
+  const int64_t channels = norm.norm.channels, image_bytes = bytes_of_image(norm);
+  group = std::min(group, end - begin);
   const int64_t size = group * image_bytes / size_of(DType::kFloat32) + 1;
   const bool keeps = group * image_bytes <= max_threads() * kKeptBytes;
   const Buffer freed = keeps ? nullptr : allocate(size);
@@ -85,12 +94,17 @@ void winograd_input_gradient_cpu(const WinogradInputGradientParams& params) {
   GroupNormSiluBackward backward(params.norm);
   const int64_t images = params.norm.norm.images(), unit = images_of_unit(params);
   // Threads with as many images of their own need not wait for each other.
-  if (!params.norm.norm.video && images % (unit * max_threads()) == 0) {
-    parallel_for(images / unit, 1, [&](int64_t begin, int64_t end) {
-      input_gradient(params, begin * unit, end * unit, unit, backward);
+  if (const int64_t own = images / max_threads();
+      !params.norm.norm.video && own * max_threads() == images && own > 0 && own % unit == 0) {
+    int64_t group = std::min(own, images_of_group(params, unit, 1));
+    while (own % group != 0) group -= unit;
+    parallel_shares(images / group, [&](Share& share) {
+      while (share.claim())
+        for (int64_t i = share.next(); i >= 0; i = share.next())
+          input_gradient(params, i * group, (i + 1) * group, group, backward);
     });
   } else {
-    input_gradient(params, 0, images, unit, backward);
+    input_gradient(params, 0, images, images_of_group(params, unit, max_threads()), backward);
   }
   backward.finish();
 }

@@ -155,6 +155,23 @@ def test_the_number_of_threads_changes_nothing(case: str, threads: None) -> None
         assert all(torch.equal(a, b) for a, b in zip(result, results[0]))
 
 
+def test_threads_that_are_done_take_over_from_others(threads: None) -> None:
+    """With more threads than cores, some have not begun when others end."""
+    values = arguments("groups", torch.float32)
+    values |= {"x": values["x"].repeat(1, 1, 6, 1, 1), "residual": None, "scale": None, "shift": None}
+
+    def results() -> list[Tensor]:
+        gradients, *outputs = run("native", values)
+        with torch.no_grad(), vdm_kernels.use_backend("native"):
+            return [vdm_kernels.group_norm_silu_conv(**values), *outputs, *gradients.values()]
+
+    torch.set_num_threads(1)
+    expected = results()
+    torch.set_num_threads(9)
+    for _ in range(10):
+        assert all(torch.equal(a, b) for a, b in zip(results(), expected))
+
+
 @pytest.mark.parametrize("precision", ["fast", "strict"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
