@@ -17,11 +17,10 @@ namespace {
 
 constexpr int64_t kPanel = 32, kVector = 16, kLine = 16;  // output channels, channels, floats
 
-// v of a block: with a panel of weights and of products, it fills an L2 cache of 1 MB. Blocks are powers of
-// two, as images mostly are: then threads have the same number of them.
-constexpr int64_t kBlockFloats = 136 << 10, kMinBlock = 16;
-// A larger panel of weights fills it alone: then it is read for more tiles at a time.
-constexpr int64_t kCachedPanel = 192 << 10, kMinBlockBeyond = 32;
+// Tiles of a block; the most where v of them, with a panel of weights and of products, fits an L2 cache of 1
+// MB. With fewer tiles, the weights would be read more often from L3. Blocks are powers of two, as images
+// mostly are: then threads have the same number of them.
+constexpr int64_t kBlockFloats = 136 << 10, kFewestTiles = kMostTiles / 2;
 // Transformed weights beyond this, where they are not given, are made by the threads that need them, each
 // panel anew for a group of tiles whose v takes so much; it is transformed in parts of so many tiles.
 constexpr int64_t kMadeWeights = 4 << 20, kGroupFloats = 4 << 20, kGroupPart = 16;
@@ -58,9 +57,7 @@ WinogradTiles tiles_of(const ConvInput& input, const WinogradKernel& kernel) {
   const int64_t matrices = tiles.points * tiles.points;
   tiles.v_row = tiles.channels + kLine;
   const int64_t tile_floats = tiles.inputs * tiles.inputs * tiles.v_row;
-  tiles.block = kMostTiles;
-  const int64_t least = panel_weights(kernel) > kCachedPanel ? kMinBlockBeyond : kMinBlock;
-  while (tiles.block > least && tiles.block * tile_floats > kBlockFloats) tiles.block /= 2;
+  tiles.block = kMostTiles * tile_floats <= kBlockFloats ? kMostTiles : kFewestTiles;
   tiles.m_row = matrices * kPanel + kLine;
   tiles.v_matrix = tiles.block * tiles.v_row + kLine;
   tiles.pixel_row = (tiles.strip * tiles.step + 2) * tiles.channels + kLine;

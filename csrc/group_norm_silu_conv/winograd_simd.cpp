@@ -1,4 +1,4 @@
-// The forward pass. Per block of 16 to 64 tiles, for float32 and F(4x4):
+// The forward pass. Per block of 32 or 64 tiles, for float32 and F(4x4):
 //
 //     x     is read once, in rows; activated rows stay in a ring of 6 (L2), so that each element is activated
 //           once
