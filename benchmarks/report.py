@@ -53,9 +53,7 @@ class Result:
     share_of_limit: float | None
     intensity: float | None = None  # FLOP per byte of the definition
     peak_bytes: int | None = None  # on top of what was there before the call
-    beside: tuple[str, float] | None = (
-        None  # the baseline timed in turn with the row, and how many times its speed
-    )
+    beside: tuple[str, float] | None = None  # the baseline that took turns, and how many times its speed
     limit: tuple[float, float] | None = None  # GB/s and TFLOP/s of the machine
 
     @property
@@ -82,7 +80,7 @@ def load(paths: Iterable[Path], statistic: str = "median") -> Run:
 
     Args:
         paths: JSON files of pytest-benchmark.
-        statistic: `median` or `min` of the rounds; of the minimum there are no ratios of rounds side by side.
+        statistic: `median` or `min` of the rounds; of the minimum there are no ratios of turns.
 
     Raises:
         ValueError: a file is something else, has no rows, or rows that did not come from these benchmarks.
@@ -173,7 +171,7 @@ def best_baseline(rows: Iterable[Result]) -> Result | None:
 
 
 def speed(row: Result, baseline: Result) -> float:
-    """How many times as fast as a baseline: of rounds side by side where the row had them with it."""
+    """How many times as fast as a baseline: of turns where the row took them with it."""
     if row.beside is not None and row.beside[0] == baseline.backend:
         return row.beside[1]
     return baseline.seconds / row.seconds
@@ -208,7 +206,7 @@ def tables(run: Run) -> str:
     lines = ["# Benchmarks", "", *(f"- {line}" for line in run.environment), ""]
     lines += [
         "`×` is how many times as fast as `eager`, or as the best row that is not ours, the row is: where the two were",
-        "timed in turn, the median over pairs of rounds, else the quotient of the two rows' times.",
+        "timed in turn, the median over pairs of turns, else the quotient of the two rows' times.",
         "",
     ]
     sections: dict[tuple[str, str], list[list[Result]]] = {}

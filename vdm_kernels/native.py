@@ -49,7 +49,7 @@ def pointer(tensor: Tensor | None) -> int:
 
 
 def launch(name: str, device: torch.device, *arguments: float | tuple[float, ...]) -> int | None:
-    """Runs `<name>_cpu`, or `<name>_cuda` on the current stream of a GPU; returns what it has to say."""
+    """Runs `<name>_cpu`, or `<name>_cuda` on the current stream of a GPU; returns what the launcher does."""
     if device == _CPU:
         return getattr(C, f"{name}_cpu")(*arguments)
     with torch.cuda.device(device):

@@ -6,21 +6,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "common/cpu_isa.h"
+#include "common/fingerprint_simd.h"
 
 namespace vdm {
 
 uint64_t fingerprint(const void* data, int64_t bytes);
-
-constexpr int kFingerprintLanes = 32;
-constexpr int64_t kFingerprintStripe = kFingerprintLanes * 8;  // bytes
-
-// Consecutive stripes of one piece of the memory, and what they are to be mixed into.
-struct FingerprintShare {
-  const char* data;
-  int64_t stripes;
-  uint64_t* state;
-};
 
 // The same, made in shares by a caller with other work in between. Pieces are independent of each other;
 // within one, the shares are mixed in their order.
@@ -41,7 +31,5 @@ class Fingerprint {
   int64_t bytes_;
   std::vector<std::array<uint64_t, kFingerprintLanes>> states_;
 };
-
-VDM_DECLARE_SIMD(mix_stripes, (const FingerprintShare& share))
 
 }  // namespace vdm

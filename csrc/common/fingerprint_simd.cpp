@@ -1,7 +1,8 @@
 // Each lane is a chain of its own: v = state ^ data, state = v + low(v) high(v) + constant. The product is
 // that of XXH3 (Collet 2019); the sum keeps what a zero half would lose of it, and the chain makes the order
 // count. Eight bytes a lane and several vectors in flight: as fast as memory.
-#include "common/fingerprint.h"
+#include "common/fingerprint_simd.h"
+
 #include "common/simd.h"
 
 namespace vdm {

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cassert>
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <optional>
 
 #ifdef _OPENMP
 #  include <omp.h>
@@ -50,89 +52,82 @@ void parallel_for(int64_t count, int64_t grain, const Body& body) {
 #endif
 }
 
-// Ranges of [0, count), one for each thread at first. A thread that has none left takes half of what another
-// still has: cores may be shared with other work, and then one is slower than the next.
+struct IndexRange {
+  int64_t begin, end;
+};
+
+// Ranges of [0, count), count < 2^32, one for each thread at first. A thread that has none left takes half of
+// what another still has, if that half is `least` or more: cores may be shared with other work, and then one
+// is slower than the next.
 class SharedRanges {
  public:
-  SharedRanges(int64_t count, int64_t threads)
-      : threads_(threads), ranges_(new Range[static_cast<size_t>(threads)]) {
+  SharedRanges(int64_t count, int64_t threads, int64_t least)
+      : threads_(threads), least_(least), ranges_(new Range[static_cast<size_t>(threads)]) {
+    assert(count >> 32 == 0);
     for (int64_t t = 0; t < threads; ++t)
-      ranges_[t].store(pack(count * t / threads, count * (t + 1) / threads));
+      ranges_[t].store(pack({count * t / threads, count * (t + 1) / threads}));
   }
   int64_t threads() const { return threads_; }
 
-  // The next of a thread's range; -1: there is none.
+  // What a thread has to do next, perhaps some of it taken from another; none: all is done, or will be by
+  // others. Others may take from its end.
+  std::optional<IndexRange> claim(int64_t thread) {
+    const IndexRange own = unpack(ranges_[thread]);
+    return own.begin < own.end ? own : take(thread);
+  }
+  // The next index of what was claimed; -1: there is none left.
   int64_t next(int64_t thread) {
-    for (uint64_t range = ranges_[thread];;) {
-      const int64_t begin = begin_of(range), end = end_of(range);
-      if (begin == end) return -1;
-      if (ranges_[thread].compare_exchange_weak(range, pack(begin + 1, end))) return begin;
+    for (uint64_t packed = ranges_[thread];;) {
+      const IndexRange range = unpack(packed);
+      if (range.begin == range.end) return -1;
+      if (ranges_[thread].compare_exchange_weak(packed, pack({range.begin + 1, range.end})))
+        return range.begin;
     }
   }
-
-  // Gives a thread without a range half of the longest one that there is, if that is two or more.
-  bool refill(int64_t thread) {
-    for (;;) {
-      int64_t longest = 0, victim = 0;
-      for (int64_t t = 0; t < threads_; ++t) {
-        const int64_t length = end_of(ranges_[t]) - begin_of(ranges_[t]);
-        if (length > longest) longest = length, victim = t;
-      }
-      if (longest < 2) return false;
-      uint64_t range = ranges_[victim];
-      const int64_t begin = begin_of(range), end = end_of(range), middle = end - (end - begin) / 2;
-      if (middle == end || !ranges_[victim].compare_exchange_strong(range, pack(begin, middle))) continue;
-      ranges_[thread].store(pack(middle, end));
-      return true;
-    }
-  }
-
-  int64_t begin(int64_t thread) const { return begin_of(ranges_[thread]); }
-  int64_t end(int64_t thread) const { return end_of(ranges_[thread]); }
 
  private:
   struct alignas(64) Range : std::atomic<uint64_t> {};
 
-  static uint64_t pack(int64_t begin, int64_t end) {
-    return static_cast<uint64_t>(begin) << 32 | static_cast<uint64_t>(end);
+  std::optional<IndexRange> take(int64_t thread) {
+    for (;;) {
+      uint64_t longest = 0;
+      int64_t most = 0, victim = 0;
+      for (int64_t t = 0; t < threads_; ++t) {
+        const uint64_t packed = ranges_[t];
+        const int64_t length = unpack(packed).end - unpack(packed).begin;
+        if (length > most) most = length, longest = packed, victim = t;
+      }
+      if (most / 2 < least_) return {};
+      const IndexRange range = unpack(longest);
+      const int64_t middle = range.end - most / 2;
+      if (!ranges_[victim].compare_exchange_strong(longest, pack({range.begin, middle}))) continue;
+      ranges_[thread].store(pack({middle, range.end}));
+      return IndexRange{middle, range.end};
+    }
   }
-  static int64_t begin_of(uint64_t range) { return static_cast<int64_t>(range >> 32); }
-  static int64_t end_of(uint64_t range) { return static_cast<int64_t>(range & 0xFFFFFFFF); }
 
-  int64_t threads_;
+  static uint64_t pack(IndexRange range) {
+    return static_cast<uint64_t>(range.begin) << 32 | static_cast<uint64_t>(range.end);
+  }
+  static IndexRange unpack(uint64_t packed) {
+    return {static_cast<int64_t>(packed >> 32), static_cast<int64_t>(packed & 0xFFFFFFFF)};
+  }
+
+  int64_t threads_, least_;
   std::unique_ptr<Range[]> ranges_;
 };
 
-// One thread's part in SharedRanges.
-class Share {
- public:
-  Share(SharedRanges& ranges, int64_t thread) : ranges_(ranges), thread_(thread) {}
-
-  // [begin, end) is the range to do next; false: all are done, or will be by others.
-  bool claim() { return ranges_.begin(thread_) < ranges_.end(thread_) || ranges_.refill(thread_); }
-  int64_t begin() const { return ranges_.begin(thread_); }
-  int64_t end() const { return ranges_.end(thread_); }
-  int64_t next() { return ranges_.next(thread_); }
-
- private:
-  SharedRanges& ranges_;
-  int64_t thread_;
-};
-
-// Calls body(share) for a share of [0, count) per thread, whose body does what it claims:
+// Calls body(ranges, thread) once for each of `ranges.threads()` threads, which does what it claims:
 //
-//     while (share.claim())
-//       for (int64_t i = share.next(); i >= 0; i = share.next()) ...
+//     while (const auto range = ranges.claim(thread))
+//       for (int64_t i = ranges.next(thread); i >= 0; i = ranges.next(thread)) ...
 //
-// What is done does not depend on how many threads there are, who does it does.
+// One that begins late may find nothing left.
 template <typename Body>
-void parallel_shares(int64_t count, const Body& body) {
-  SharedRanges ranges(count, std::min<int64_t>(max_threads(), count));
+void parallel_for_shared(int64_t count, int64_t least, const Body& body) {
+  SharedRanges ranges(count, std::min<int64_t>(max_threads(), count), least);
   parallel_for(ranges.threads(), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread) {
-      Share share(ranges, thread);
-      body(share);
-    }
+    for (int64_t thread = begin; thread < end; ++thread) body(ranges, thread);
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include "channel_statistics/channel_statistics.h"
 #include "common/cache.h"
+#include "common/fingerprint.h"
 #include "common/parallel.h"
 #include "common/scratch.h"
 #include "group_norm_silu_conv/winograd.h"
@@ -292,19 +293,24 @@ uint64_t winograd_conv_cpu(const WinogradConvParams& params) {
   const int64_t weight_bytes = kernel.out_channels * kernel.in_channels * 9 * size_of(params.weight.dtype);
   Fingerprint weight(params.weight.data, params.checks_weight ? weight_bytes : 0);
   if (!share_panels) {
-    parallel_shares(blocks, [&](Share& share) {
+    // A thread that takes over tiles makes the statistics of their first image again.
+    const int64_t least = makes_norm ? ceil_div(tiles.rows * tiles.columns, 4 * tiles.block) : 1;
+    parallel_for_shared(blocks, least, [&](SharedRanges& ranges, int64_t thread) {
       const int64_t own_size = makes_norm ? input_size : 0;
       float* const memory = scratch(ScratchSlot::kThread, own_size + rows_size + v_size + 2 * m_size);
       const ConvInput own = makes_norm ? activated(params.input, params.norm, memory) : input;
       WinogradRows rows{memory + own_size, {-1, -1, -1, -1, -1, -1}};
       float* const v = rows.data + rows_size;
       Pipeline pipeline(conv, tiles, v + v_size);
-      WeightAhead weight_ahead(weight, share.begin() * panels, share.end() * panels, blocks * panels);
-      while (share.claim()) {
+      const int64_t products = ceil_div(blocks * panels, ranges.threads());
+      WeightAhead weight_ahead(weight, thread * products, (thread + 1) * products,
+                               ranges.threads() * products);
+      while (const auto range = ranges.claim(thread)) {
         std::optional<NormsAhead> norms;
-        const int64_t first = share.begin() * tiles.block, last = share.end() * tiles.block;
-        if (makes_norm) norms.emplace(own, params.norm, tiles, first, last, memory);
-        for (int64_t block = share.next(); block >= 0; block = share.next()) {
+        if (makes_norm)
+          norms.emplace(own, params.norm, tiles, range->begin * tiles.block, range->end * tiles.block,
+                        memory);
+        for (int64_t block = ranges.next(thread); block >= 0; block = ranges.next(thread)) {
           const int64_t tile = block * tiles.block;
           transform(own, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);
           for (int64_t panel = 0; panel < panels; ++panel) {

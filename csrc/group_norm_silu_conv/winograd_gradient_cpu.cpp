@@ -51,12 +51,13 @@ int64_t images_of_group(const WinogradInputGradientParams& params, int64_t unit,
   return (fitting + unit - 1) / unit * unit;
 }
 
-// Images [begin, end), a group at a time, which all threads that there are here share.
-void input_gradient(const WinogradInputGradientParams& params, int64_t begin, int64_t end, int64_t group,
-                    GroupNormSiluBackward& backward) {
+// The images of groups of at most so many, which all threads that there are here share: each_group calls its
+// argument with the first of them and their number.
+template <typename EachGroup>
+void input_gradient(const WinogradInputGradientParams& params, int64_t group, GroupNormSiluBackward& backward,
+                    const EachGroup& each_group) {
   const GroupNormSiluBackwardParams& norm = params.norm;
   const int64_t channels = norm.norm.channels, image_bytes = bytes_of_image(norm);
-  group = std::min(group, end - begin);
   const int64_t size = group * image_bytes / size_of(DType::kFloat32) + 1;
   const bool keeps = group * image_bytes <= max_threads() * kKeptBytes;
   const Buffer freed = keeps ? nullptr : allocate(size);
@@ -69,8 +70,7 @@ void input_gradient(const WinogradInputGradientParams& params, int64_t begin, in
   // Else what is called dz is da.
   const bool fused = norm.x2 == nullptr || norm.x_channels % kVector == 0;
   const std::unique_ptr<Statistic[]> sums(new Statistic[static_cast<size_t>(group * channels * 2)]);
-  for (int64_t first = begin; first < end; first += group) {
-    const int64_t count = std::min(group, end - first);
+  each_group([&](int64_t first, int64_t count) {
     WinogradConvParams conv{};
     conv.weight = params.weight;
     conv.input = images_of(params.dy, first, count);
@@ -85,7 +85,7 @@ void input_gradient(const WinogradInputGradientParams& params, int64_t begin, in
     }
     winograd_conv_cpu(conv);
     fused ? backward.images(first, count, dz, sums.get()) : backward.images(first, count, dz);
-  }
+  });
 }
 
 }  // namespace
@@ -93,18 +93,23 @@ void input_gradient(const WinogradInputGradientParams& params, int64_t begin, in
 void winograd_input_gradient_cpu(const WinogradInputGradientParams& params) {
   GroupNormSiluBackward backward(params.norm);
   const int64_t images = params.norm.norm.images(), unit = images_of_unit(params);
-  // Threads with as many images of their own need not wait for each other.
-  if (const int64_t own = images / max_threads();
-      !params.norm.norm.video && own * max_threads() == images && own > 0 && own % unit == 0) {
+  const int64_t threads = max_threads(), own = images / threads / unit * unit;
+  // Threads with images of their own need not wait for each other.
+  if (!params.norm.norm.video && images % unit == 0 && own > 0 &&
+      (images % threads == 0 || images >= 8 * threads)) {
     int64_t group = std::min(own, images_of_group(params, unit, 1));
-    while (own % group != 0) group -= unit;
-    parallel_shares(images / group, [&](Share& share) {
-      while (share.claim())
-        for (int64_t i = share.next(); i >= 0; i = share.next())
-          input_gradient(params, i * group, (i + 1) * group, group, backward);
+    while (images % group != 0) group -= unit;
+    parallel_for_shared(images / group, 1, [&](SharedRanges& ranges, int64_t thread) {
+      input_gradient(params, group, backward, [&](const auto& body) {
+        while (ranges.claim(thread))
+          for (int64_t i = ranges.next(thread); i >= 0; i = ranges.next(thread)) body(i * group, group);
+      });
     });
   } else {
-    input_gradient(params, 0, images, images_of_group(params, unit, max_threads()), backward);
+    const int64_t group = std::min(images, images_of_group(params, unit, threads));
+    input_gradient(params, group, backward, [&](const auto& body) {
+      for (int64_t first = 0; first < images; first += group) body(first, std::min(group, images - first));
+    });
   }
   backward.finish();
 }

@@ -148,7 +148,8 @@ struct Consecutive {
 };
 constexpr Consecutive kConsecutive;
 
-// What the products of one matrix fetch, in this order; of more than fits, some comes later.
+// What the products of one matrix fetch, in this order; what does not fit is left out, and comes when it is
+// read.
 class LineList {
  public:
   VDM_MEMBER void clear() { count_ = 0; }

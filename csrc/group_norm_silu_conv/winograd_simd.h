@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "common/cpu_isa.h"
-#include "common/fingerprint.h"
+#include "common/fingerprint_simd.h"
 #include "group_norm_silu_conv/winograd.h"
 
 namespace vdm {

@@ -157,8 +157,9 @@ def test_the_number_of_threads_changes_nothing(case: str, threads: None) -> None
 
 def test_threads_that_are_done_take_over_from_others(threads: None) -> None:
     """With more threads than cores, some have not begun when others end."""
-    values = arguments("groups", torch.float32)
-    values |= {"x": values["x"].repeat(1, 1, 6, 1, 1), "residual": None, "scale": None, "shift": None}
+    values = arguments("whole", torch.float32)
+    values["x"] = torch.randn(1, 64, 27, 64, 64, generator=torch.Generator().manual_seed(0))
+    values |= {"residual": None, "scale": None, "shift": None}
 
     def results() -> list[Tensor]:
         gradients, *outputs = run("native", values)
@@ -168,7 +169,7 @@ def test_threads_that_are_done_take_over_from_others(threads: None) -> None:
     torch.set_num_threads(1)
     expected = results()
     torch.set_num_threads(9)
-    for _ in range(10):
+    for _ in range(5):
         assert all(torch.equal(a, b) for a, b in zip(results(), expected))
 
 

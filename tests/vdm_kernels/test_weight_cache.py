@@ -358,11 +358,30 @@ def test_a_convolution_packs_its_weight_once() -> None:
     torch.testing.assert_close(changed, 2.0 * results[0])
 
 
-def convolved(weight: Tensor) -> Tensor:
-    count, channels = 2, weight.shape[1]
-    x = torch.linspace(-1.0, 1.0, count * 63 * channels).view(1, count, 9, 7, channels).movedim(-1, 1)
+def convolved(weight: Tensor, size: tuple[int, int, int] = (2, 9, 7)) -> Tensor:
+    """Of a video of (frames, height, width)."""
+    channels, elements = weight.shape[1], size[0] * size[1] * size[2] * weight.shape[1]
+    x = torch.linspace(-1.0, 1.0, elements).view(1, *size, channels).movedim(-1, 1)
     with torch.no_grad(), vdm_kernels.use_backend("native"):
         return vdm_kernels.group_norm_silu_conv(x.to(weight.dtype), weight)
+
+
+class Convolutions:
+    """Stands for the extension; notes whether each convolution checks its weight, and the fingerprint."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert native.C is not None
+        self.extension = native.C
+        self.calls: list[tuple[object, int]] = []
+        monkeypatch.setattr(native, "C", mock.Mock(wraps=native.C, winograd_conv_cpu=self.convolve))
+
+    def convolve(self, *args: object) -> int:
+        self.calls.append((args[-1], self.extension.winograd_conv_cpu(*args)))
+        return self.calls[-1][1]
+
+    def fingerprint(self, weight: Tensor) -> int:
+        result: int = self.extension.fingerprint(weight.data_ptr(), weight.nbytes)
+        return result
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__.strip("_"))
@@ -375,31 +394,47 @@ def test_a_convolution_sees_that_its_weight_changed(change: Callable[[nn.Paramet
         assert torch.equal(convolved(weight), convolved(weight.detach().clone()))
 
 
-# The last has more transformed weights than a cache holds: another walk over the products.
+# Threads share tiles, or with few of them panels; the last weight has more than one piece with a state of its own.
 @pytest.mark.parametrize("channels", [(16, 16), (40, 48), (352, 384)], ids=str)
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("size", [(2, 9, 7), (4, 64, 64)], ids=str)
+@pytest.mark.parametrize("num_threads", [1, 2, 9])
 @pytest.mark.usefixtures("isa", "threads")
 def test_the_fingerprint_is_made_between_products(
-    num_threads: int, channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    num_threads: int, size: tuple[int, int, int], channels: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.set_num_threads(num_threads)
     weight = torch.randn(*channels, 3, 3)
-    extension = native.C
-    assert extension is not None
-    returned = []
-
-    def conv(*args: object) -> int:
-        returned.append((args[-1], extension.winograd_conv_cpu(*args)))
-        return returned[-1][1]
-
-    results = [convolved(weight) for _ in range(2)]
-    monkeypatch.setattr(native, "C", mock.Mock(wraps=extension, winograd_conv_cpu=conv))
-    results.append(convolved(weight))
-    fingerprint = extension.fingerprint(weight.data_ptr(), weight.nbytes)
-    assert returned == [(True, fingerprint)]
+    results = [convolved(weight, size) for _ in range(2)]
+    convolutions = Convolutions(monkeypatch)
+    results += [convolved(weight, size) for _ in range(4)]
+    assert convolutions.calls == [(True, convolutions.fingerprint(weight))] * 4
     assert all(torch.equal(result, results[0]) for result in results)
-    returned.clear()
-    weight[-1, -1, -1, -1] += 1.0
-    convolved(weight)
-    changed = extension.fingerprint(weight.data_ptr(), weight.nbytes)
-    assert returned == [(True, changed), (False, 0)]
+    weight.numpy()[-1, -1, -1, -1] += 1.0
+    convolutions.calls.clear()
+    convolved(weight, size)
+    assert convolutions.calls == [(True, convolutions.fingerprint(weight)), (False, 0)]
+
+
+def test_no_guess_of_a_weight_that_an_optimizer_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two batches a step: at the second the form is kept, and then the weight changes."""
+    weight = nn.Parameter(torch.randn(40, 48, 3, 3))
+    convolutions = Convolutions(monkeypatch)
+    for _ in range(3):
+        convolved(weight)
+        convolved(weight)
+        _optimizer_step(weight)
+    assert [checks for checks, _ in convolutions.calls] == [False] * 6
+
+
+def test_no_guess_where_another_thread_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.randn(40, 48, 3, 3)
+    expected, *_ = (convolved(weight) for _ in range(3))
+    layout = weights._layout
+
+    def slow_layout(weight: Tensor) -> object:
+        for kept in weights._KEEPING[Worth.SOME]:
+            kept.prepared = None
+        return layout(weight)
+
+    monkeypatch.setattr(weights, "_layout", slow_layout)
+    assert torch.equal(convolved(weight), expected)

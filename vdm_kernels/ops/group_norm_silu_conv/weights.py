@@ -24,11 +24,12 @@ class Worth(enum.IntEnum):
 class _Entry:
     """What is known of a weight in one form."""
 
-    __slots__ = ("__weakref__", "content", "owner", "prepared")
+    __slots__ = ("__weakref__", "content", "owner", "prepared", "version")
 
     def __init__(self, content: tuple[Hashable, int], owner: weakref.ref[Tensor]) -> None:
         self.content = content  # layout and fingerprint
         self.owner = owner
+        self.version: int | None = None  # of the tensor, when it last had this content
         self.prepared: Tensor | None = None  # from the second call with this content on
 
 
@@ -75,6 +76,7 @@ def kept(
     if entry is None or entry.content != content:
         _ENTRIES[key] = _Entry(content, weakref.ref(_owner(weight), functools.partial(_forget, key)))
         return None
+    entry.version = _version(weight)
     if entry.prepared is None:
         _make_room(4 * size, worth)
         prepare(result := torch.empty(size, dtype=torch.float32, device=weight.device))
@@ -88,13 +90,14 @@ def kept(
 def guess(weight: Tensor, form: Hashable) -> tuple[Tensor, int] | None:
     """What `kept` has of a weight in some form, and the fingerprint that the weight had; None where it has nothing.
 
-    For a caller that makes the fingerprint of the weight while it computes with the form, which is not even slower,
-    and calls `kept` where it is another.
+    For a caller that makes the fingerprint of the weight while it computes with the form, and calls `kept` where it is
+    another. Nothing is guessed of a weight that PyTorch knows to have changed since `kept` saw it.
     """
     entry = _ENTRIES.get(_key(weight, form))
-    if entry is None or entry.prepared is None or entry.content[0] != _layout(weight):
+    if entry is None or entry.version != _version(weight) or entry.content[0] != _layout(weight):
         return None
-    return entry.prepared, entry.content[1]
+    prepared = entry.prepared  # read once: another thread may make room
+    return None if prepared is None else (prepared, entry.content[1])
 
 
 def _owner(weight: Tensor) -> Tensor:
@@ -105,6 +108,11 @@ def _owner(weight: Tensor) -> Tensor:
 
 def _key(weight: Tensor, form: Hashable) -> tuple[Hashable, ...]:
     return id(_owner(weight)), weight.storage_offset(), form
+
+
+def _version(weight: Tensor) -> int:
+    """How often PyTorch has changed the weight in place; it does not count for inference tensors."""
+    return -1 if weight.is_inference() else weight._version
 
 
 def _layout(weight: Tensor) -> Hashable:
