@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.compiler import is_compiling
+from torch._C import _len_torch_dispatch_stack
+from torch._C._functorch import peek_interpreter_stack
+from torch.compiler import is_dynamo_compiling
 
 from vdm_kernels import native
 from vdm_kernels.setting import Setting
@@ -32,7 +34,10 @@ from vdm_kernels.setting import Setting
 BACKENDS = ("native", "triton", "reference")
 _MODULES = {"native": "native", "triton": "triton_kernels"}
 _ORDER = {"cuda": ("native", "triton", "reference"), "cpu": ("native", "reference", "triton")}
-_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+# Types of arguments that do not look at the calls which take them, as a tensor's subclass may.
+_PLAIN = frozenset(
+    (Tensor, torch.nn.Parameter, type(None), bool, int, float, str, list, tuple, torch.Size, torch.dtype)
+)
 _LIBRARY = torch.library.Library("vdm_kernels", "DEF")
 _LOGGER = logging.getLogger("vdm_kernels")
 _LOGGED: set[str] = set()
@@ -174,7 +179,8 @@ class Op:
         _LIBRARY.define(
             f"{self.name}{arguments}, str backend) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,)
         )
-        _LIBRARY.impl(self.name, torch.no_grad()(self._run), "CompositeExplicitAutograd")
+        run = torch.no_grad()(lambda *args: self._run(args[:-1], args[-1]))
+        _LIBRARY.impl(self.name, run, "CompositeExplicitAutograd")
         qualified = f"vdm_kernels::{self.name}"
         torch.library.register_fake(qualified, lambda *args: fake(*args[:-1]), lib=_LIBRARY)
         torch.library.register_autograd(
@@ -188,7 +194,7 @@ class Op:
         backend = self.select(args)
         if backend == "reference":
             # It is traced into, so that it can be fused and differentiated like any other code.
-            return self.reference(*args) if is_compiling() else self._run(*args, backend)
+            return self.reference(*args) if is_dynamo_compiling() else self._run(args, backend)
         if not self._needs_grad(args):
             return self._launch(args, backend)
         if self.prepare is not None:
@@ -196,10 +202,11 @@ class Op:
         return self.overload(*args, backend)
 
     def _launch(self, args: Sequence[Any], backend: str) -> Any:
-        # Without a gradient to record, PyTorch's dispatcher is only needed by what looks at its calls.
-        if is_compiling() or self._is_intercepted(args):
+        # Without a gradient to record, PyTorch's dispatcher is only needed by what looks at its calls: a mode, or a
+        # tensor subclass.
+        if is_dynamo_compiling() or _len_torch_dispatch_stack() or not _PLAIN.issuperset(map(type, args)):
             return self.overload(*args, backend)
-        return self._run(*args, backend)
+        return self._run(args, backend)
 
     def select(self, args: Sequence[Any], prefer: str | None = None) -> str:
         """The forced backend, or the first that supports the call: `prefer`, then the device's order.
@@ -231,7 +238,7 @@ class Op:
             return None
         if backend == "triton" and not _INTERPRETING and not self._is_cuda(args):
             return "Triton runs CPU tensors only under TRITON_INTERPRET=1"
-        if not is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        if not is_dynamo_compiling() and peek_interpreter_stack() is not None:
             return "only the reference can be transformed by torch.func"
         return implementation.supports(*args)
 
@@ -244,11 +251,9 @@ class Op:
             return "Triton needs a GPU, or TRITON_INTERPRET=1"
         return None
 
-    def _run(self, *args: Any) -> Any:
-        *args, backend = args  # type: ignore[assignment]
-        if RECORDERS:
-            for recorder in RECORDERS:
-                recorder.append((self.name, backend))
+    def _run(self, args: Sequence[Any], backend: str) -> Any:
+        for recorder in RECORDERS:
+            recorder.append((self.name, backend))
         implementation = self._implementations[backend]
         assert not isinstance(implementation, str), implementation
         return implementation.run(*args)
@@ -263,13 +268,6 @@ class Op:
                 if args[i] is not None and args[i].requires_grad:
                     return True
         return False
-
-    def _is_intercepted(self, args: Sequence[Any]) -> bool:
-        """Whether a mode or a tensor subclass wants to see the call."""
-        plain = torch._C._len_torch_dispatch_stack() == 0
-        for i in self._tensors:
-            plain = plain and (args[i] is None or type(args[i]) in _PLAIN)
-        return not plain
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         *args, ctx.backend = inputs

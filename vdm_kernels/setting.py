@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Generic, TypeVar
 
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class Setting(Generic[T]):
 
     def get(self) -> T:
         """The value of the innermost `with` block."""
-        if is_compiling():
+        if is_dynamo_compiling():
             value: T = self._traced.value
             return value
         return self._variable.get()

@@ -13,7 +13,7 @@ import vdm_kernels
 from vdm_kernels import native
 from vdm_kernels.native import DTYPE_CODES, launch, pointer
 from vdm_kernels.ops.channel_statistics.reference import channel_statistics
-from vdm_kernels.ops.group_norm_silu.native import norm_tensors
+from vdm_kernels.ops.group_norm_silu.native import kernel_norm
 from vdm_kernels.ops.group_norm_silu_conv.reference import group_norm_silu_conv
 from vdm_kernels.testing import assert_close, tensors
 
@@ -149,10 +149,9 @@ class Problem:
         norm: Any = NO_NORM
         if self.norm_weight is not None and self.norm_bias is not None:
             given = [channel_statistics(video) for video in (self.x, self.x2) if video is not None]
-            held = norm_tensors(
-                torch.cat(given, dim=2).double(), self.norm_weight, self.norm_bias, self.scale, self.shift
-            )
-            norm = held.arguments(self.x, self.num_groups, self.norm_scope, 1e-5)
+            affine = (self.norm_weight, self.norm_bias, self.scale, self.shift)
+            settings = (torch.cat(given, dim=2).double(), self.num_groups, self.norm_scope, 1e-5)
+            norm, _held = kernel_norm(self.x, *affine, *settings)
         bias = self.bias.float()
         source, target = self._video(self.x, self.x2), self._video(y)
         output = (y.data_ptr(), pointer(self.residual), bias.data_ptr(), *target[2:6], self.out_channels)

@@ -16,6 +16,7 @@ import vdm_kernels
 from vdm_kernels.op import OPS
 from vdm_kernels.ops.group_norm_silu.arguments import joint_statistics
 from vdm_kernels.ops.group_norm_silu_conv import native, weights
+from vdm_kernels.ops.group_norm_silu_conv.winograd import WinogradKernel
 
 CONV = OPS["group_norm_silu_conv"]
 pytestmark = pytest.mark.skipif(CONV.why_not("native") is not None, reason=str(CONV.why_not("native")))
@@ -313,9 +314,9 @@ def test_weights_made_by_the_kernel_are_those_that_are_kept(isa: str) -> None:
     values = arguments("large", torch.float32)
     with vdm_kernels.use_backend("native"), torch.no_grad():
         made, first_kept, kept = (vdm_kernels.group_norm_silu_conv(**values) for _ in range(3))
-    found = weights.kept(
-        values["weight"], ("winograd", 4, False, False), 0, pytest.fail, weights.Worth.LITTLE
-    )
+    out_channels, in_channels = values["weight"].shape[:2]
+    form = WinogradKernel(out_channels, in_channels, 4, False, False)
+    found = weights.kept(values["weight"], form, 0, pytest.fail, weights.Worth.LITTLE)
     assert found is not None
     assert torch.equal(made, first_kept)
     assert torch.equal(made, kept)

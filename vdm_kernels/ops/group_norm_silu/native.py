@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,43 +11,57 @@ from torch import Tensor
 from vdm_kernels.native import DTYPE_CODES, launch, launch_in_workspace, pointer, unsupported
 from vdm_kernels.ops.channel_statistics.native import channel_statistics, joint_statistics
 
-
-class NormTensors(NamedTuple):
-    """The tensors of a modulated GroupNorm as the kernels read them, contiguous; float32 but for the statistics."""
-
-    statistics: Tensor | None  # (B, F, C, 2) float64; None where a CUDA kernel computes them
-    weight: Tensor  # (C,)
-    bias: Tensor  # (C,)
-    scale: Tensor | None  # (B, C) or (B, F, C), as shift
-    shift: Tensor | None
-
-    @property
-    def modulation_frames(self) -> int:
-        """How many frames scale and shift tell apart."""
-        modulation = self.shift if self.scale is None else self.scale
-        return modulation.shape[1] if modulation is not None and modulation.dim() == 3 else 1
-
-    def arguments(
-        self, x: Tensor, num_groups: int, norm_scope: str, eps: float
-    ) -> tuple[int | float | bool, ...]:
-        """Those of `group_norm` in csrc/bindings.h, for a norm of `x`, or of x and what follows its channels."""
-        sizes = (x.shape[0], x.shape[2], self.weight.shape[0], num_groups, self.modulation_frames)
-        return (*map(pointer, self), *sizes, norm_scope == "video", eps)
+# statistics, weight, bias, scale, shift
+NormTensors: TypeAlias = tuple[Tensor | None, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
-def norm_tensors(
-    statistics: Tensor | None, weight: Tensor, bias: Tensor, scale: Tensor | None, shift: Tensor | None
-) -> NormTensors:
-    """Converts what is not float32."""
-    scale, shift = None if scale is None else _float32(scale), None if shift is None else _float32(shift)
+def kernel_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    statistics: Tensor | None,
+    num_groups: int,
+    norm_scope: str,
+    eps: float,
+) -> tuple[tuple[float, ...], NormTensors]:
+    """GroupNormArgs of csrc/bindings.h, for a norm of `x`, or of x and what follows its channels.
+
+    Args:
+        statistics: None where the kernel computes them.
+
+    Returns:
+        The arguments, and the tensors that they point to: contiguous, and float32 but for the statistics.
+    """
+    weight, bias = float32(weight), float32(bias)
+    scale, shift = None if scale is None else float32(scale), None if shift is None else float32(shift)
     if scale is not None and shift is not None and scale.dim() != shift.dim():
         rows = (t if t.dim() == 3 else t.unsqueeze(1) for t in (scale, shift))
         scale, shift = (t.contiguous() for t in torch.broadcast_tensors(*rows))
-    return NormTensors(statistics, _float32(weight), _float32(bias), scale, shift)
+    modulation = shift if scale is None else scale
+    frames = modulation.shape[1] if modulation is not None and modulation.dim() == 3 else 1
+    tensors = (statistics, weight, bias, scale, shift)
+    sizes = (x.shape[0], x.shape[2], weight.shape[0], num_groups, frames)
+    return (*map(pointer, tensors), *sizes, norm_scope == "video", eps), tensors
 
 
-def _float32(tensor: Tensor) -> Tensor:
+def float32(tensor: Tensor) -> Tensor:
+    """The tensor contiguous in float32."""
+    if tensor.dtype == torch.float32 and tensor.is_contiguous():
+        return tensor  # without a call of what converts, which the caches do not hold
     return tensor.float().contiguous()
+
+
+def unsupported_norm(x: Tensor, *affine: Tensor | None) -> str | None:
+    """Why the extension cannot run a norm of x with these parameters; None where it can."""
+    dtypes = []
+    for tensor in affine:
+        if tensor is not None:
+            dtypes.append(tensor.dtype)
+    if torch.float64 in dtypes:
+        return "the native kernels compute in float32, and a parameter is float64"
+    return unsupported(x.device, x.dtype, *dtypes)
 
 
 def supports_group_norm_silu(
@@ -62,10 +76,7 @@ def supports_group_norm_silu(
     eps: float,
 ) -> str | None:
     """None, or why the extension cannot run this call."""
-    affine = [tensor.dtype for tensor in (weight, bias, scale, shift) if tensor is not None]
-    if torch.float64 in affine:
-        return "the native kernels compute in float32, and a parameter is float64"
-    return unsupported(x.device, x.dtype, *affine)
+    return unsupported_norm(x, weight, bias, scale, shift)
 
 
 def group_norm_silu(
@@ -83,11 +94,10 @@ def group_norm_silu(
     if x.is_cuda:
         return activation(x, None, weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
     statistics = channel_statistics(x) if statistics is None else statistics
-    norm = norm_tensors(statistics, weight, bias, scale, shift)
+    norm, _held = kernel_norm(x, weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
     y = torch.empty_like(x)
     pixels = x.shape[3] * x.shape[4]
-    of_x = (x.data_ptr(), y.data_ptr(), DTYPE_CODES[x.dtype], pixels)
-    launch("group_norm_silu", x.device, *of_x, *norm.arguments(x, num_groups, norm_scope, eps))
+    launch("group_norm_silu", x.device, x.data_ptr(), y.data_ptr(), DTYPE_CODES[x.dtype], pixels, *norm)
     return y
 
 
@@ -104,7 +114,7 @@ def activation(
     eps: float,
 ) -> Tensor:
     """`group_norm_silu` of the concatenation of x and x2 on a GPU."""
-    norm = norm_tensors(statistics, weight, bias, scale, shift)
+    norm, _held = kernel_norm(x, weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
     shape = (x.shape[0], weight.shape[0], *x.shape[2:])
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
     launch_in_workspace(
@@ -114,7 +124,7 @@ def activation(
         DTYPE_CODES[x.dtype],
         x.shape[3] * x.shape[4],
         x.shape[1],
-        norm.arguments(x, num_groups, norm_scope, eps),
+        norm,
     )
     return y
 
@@ -179,13 +189,12 @@ def input_gradients(
     if dout.numel() == 0:
         return [torch.zeros_like(a) if need and a is not None else empty for a, need in zip(arguments, needs)]
     statistics = joint_statistics(x, x2) if statistics is None else statistics
-    norm = norm_tensors(statistics, weight, bias, scale, shift)
-    read = (x, norm.weight, norm.bias, norm.scale, norm.shift, x2)
+    of_norm, tensors = kernel_norm(x, weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
+    read = (x, *tensors[1:], x2)
     gradients = [torch.empty_like(t) if need and t is not None else None for t, need in zip(read, needs)]
     dx, *affine, dx2 = gradients
     pointers = [pointer(t) for t in (dout, x, x2, dx, dx2, *affine)]
     sizes = (DTYPE_CODES[x.dtype], x.shape[3] * x.shape[4], x.shape[1])
-    of_norm = norm.arguments(x, num_groups, norm_scope, eps)
     if x.is_cuda:
         launch_in_workspace("group_norm_silu_bwd", x.device, *pointers, *sizes, of_norm)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -268,8 +268,7 @@ def group_norm_silu_conv(
     return (y, y_statistics) if return_statistics else y
 
 
-@contextlib.contextmanager
-def conv_precision(name: Precision) -> Iterator[None]:
+def conv_precision(name: Precision) -> contextlib.AbstractContextManager[None]:
     """How exactly float32 convolutions inside are computed on a CPU: "fast" (the default) or "strict".
 
     Both multiply in float32 and differ in the rounding errors that Winograd's transforms add (Lavin and Gray 2016,
@@ -282,8 +281,7 @@ def conv_precision(name: Precision) -> Iterator[None]:
         ValueError: `name` is neither.
     """
     checks.one_of("conv_precision", "name", name, ("fast", "strict"))
-    with _PRECISION.set(name):
-        yield
+    return _PRECISION.set(name)
 
 
 def _check_convolution(
@@ -298,7 +296,7 @@ def _check_convolution(
             f"{op}: weight must be (Cout, C={channels}, k, k) with k 1 or 3, got {tuple(weight.shape)}"
         )
     if bias is not None:
-        checks.shape(op, "bias", bias, weight.shape[:1], "(Cout,)")
+        checks.shape(op, "bias", bias, (weight.shape[0],), "(Cout,)")
         checks.device(op, "bias", bias, x.device)
     checks.flag(op, "upsample", upsample)
     checks.one_of(op, "stride", stride, (1, 2))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vdm_kernels.native import DTYPE_CODES, launch_in_workspace, pointer
 from vdm_kernels.ops.channel_statistics.native import channel_statistics, joint_statistics
-from vdm_kernels.ops.group_norm_silu.native import activation, input_gradients, norm_tensors
+from vdm_kernels.ops.group_norm_silu.native import activation, input_gradients, kernel_norm
 
 # The most channels, in and out, with which the fused kernel is used, by the major compute capability. Up to there the
 # passes that it saves (over the activated tensor, for the residual, for the next norm's statistics) cost more than what
@@ -153,8 +153,9 @@ def fused(
     return_statistics: bool,
 ) -> tuple[Tensor, Tensor]:
     """The fused kernel, for what `why_not_fused` accepts."""
-    statistics = joint_statistics(x, x2) if norm.statistics is None else norm.statistics
-    tensors = norm_tensors(statistics, norm.weight, norm.bias, norm.scale, norm.shift)
+    if norm.statistics is None:
+        norm = norm._replace(statistics=joint_statistics(x, x2))
+    of_norm, _held = kernel_norm(x, *norm)
     batch, _, frames, height, width = x.shape
     shape = (batch, weight.shape[0], frames, height, width)
     y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last_3d)
@@ -170,7 +171,7 @@ def fused(
         x.shape[1],
         weight.shape[0],
         weight.stride(),
-        tensors.arguments(x, norm.num_groups, norm.norm_scope, norm.eps),
+        of_norm,
     )
     return y, y_statistics
 

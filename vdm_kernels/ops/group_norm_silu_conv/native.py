@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from vdm_kernels.native import DTYPE_CODES, C, launch, pointer, unsupported
+from vdm_kernels.native import DTYPE_CODES, C, launch, pointer
 from vdm_kernels.ops.channel_statistics.native import joint_statistics
-from vdm_kernels.ops.group_norm_silu.native import NormTensors, input_gradients, norm_tensors
+from vdm_kernels.ops.group_norm_silu.native import (
+    NormTensors,
+    float32,
+    input_gradients,
+    kernel_norm,
+    unsupported_norm,
+)
 from vdm_kernels.ops.group_norm_silu_conv import cuda, weights
 from vdm_kernels.ops.group_norm_silu_conv.winograd import (
     FEWEST_CHANNELS,
+    TapsKernel,
     WinogradKernel,
-    guessed_weights,
     transformed_weights,
     winograd_kernel,
     winograd_weight,
 )
+
+# GroupNormArgs, and the tensors that they point to.
+_Norm: TypeAlias = tuple[tuple[float, ...], NormTensors | None]
+_NO_NORM: _Norm = ((0,) * 10 + (False, 0.0), None)
 
 
 def supports_group_norm_silu_conv(
@@ -33,10 +43,7 @@ def supports_group_norm_silu_conv(
     *args: Any,
 ) -> str | None:
     """None, or why the extension cannot run this call."""
-    affine = [tensor.dtype for tensor in (norm_weight, norm_bias, scale, shift) if tensor is not None]
-    if torch.float64 in affine:
-        return "the native kernels compute in float32, and a parameter is float64"
-    return unsupported(x.device, x.dtype, *affine)
+    return unsupported_norm(x, norm_weight, norm_bias, scale, shift)
 
 
 def supports_group_norm_silu_conv_bwd(dout: Tensor, *args: Any) -> str | None:
@@ -64,21 +71,41 @@ def group_norm_silu_conv(
     return_statistics: bool,
 ) -> tuple[Tensor, Tensor]:
     """See `vdm_kernels.group_norm_silu_conv`; videos are channels-last, scale and shift (B, C) or (B, F, C)."""
-    norm = (norm_weight, norm_bias, scale, shift, statistics, num_groups, norm_scope, eps)
+    affine = (norm_weight, norm_bias, scale, shift)
     if x.is_cuda:
+        norm = cuda.norm_of(*affine, statistics, num_groups, norm_scope, eps)
         convolution = (weight, bias, residual, upsample, stride, return_statistics)
-        return cuda.group_norm_silu_conv(x, x2, cuda.norm_of(*norm), *convolution)
+        return cuda.group_norm_silu_conv(x, x2, norm, *convolution)
     batch, _, frames, height, width = x.shape
-    size = (2 * height, 2 * width) if upsample else ((height - 1) // stride + 1, (width - 1) // stride + 1)
-    kernel = _Kernel(weight, stride, upsample, precision)
-    winograd = kernel.winograd(*size)
+    if upsample:
+        height, width = 2 * height, 2 * width
+    elif stride != 1:
+        height, width = (height - 1) // stride + 1, (width - 1) // stride + 1
+    kernel = _kernel(weight, stride, upsample)
+    winograd = winograd_kernel(kernel, height, width, precision)
     if num_groups and statistics is None:
-        made = norm_scope == "frame" and _makes_statistics(winograd, batch * frames)
-        norm = (*norm[:4], None if made else joint_statistics(x, x2), *norm[5:])
-    y = _empty_video(x, weight.shape[0], *size)
-    rows = (batch, frames, weight.shape[0], 2) if return_statistics else (0,)
-    y_statistics = torch.empty(rows, dtype=torch.float64, device=x.device)
-    _convolve(_source(x, x2, *norm), kernel, winograd, y, bias, residual, y_statistics)
+        assert C is not None
+        makes_them = norm_scope == "frame" and winograd is not None
+        if not (makes_them and C.winograd_makes_statistics(winograd, batch * frames)):
+            statistics = joint_statistics(x, x2)
+    y = _empty_video(x, weight.shape[0], height, width)
+    if return_statistics:
+        rows = (batch, frames, weight.shape[0], 2)
+        y_statistics = torch.empty(rows, dtype=torch.float64, device=x.device)
+    else:
+        # By the function that made y: the code of another is not in the caches, and takes 10 µs.
+        y_statistics = torch.empty_strided((0,), (1,), dtype=torch.float64, device=x.device)
+    _convolve(
+        _video(x, x2),
+        _norm(x, *affine, statistics, num_groups, norm_scope, eps),
+        weight,
+        kernel,
+        winograd,
+        y,
+        bias,
+        residual,
+        y_statistics if return_statistics else None,
+    )
     return y, y_statistics
 
 
@@ -113,22 +140,21 @@ def group_norm_silu_conv_bwd(
         )
     need_x, need_weight, need_bias, *need_affine, need_x2 = needs
     empty = dout.new_empty(0)
-    kernel = _Kernel(weight, stride, upsample, precision)
+    kernel = _kernel(weight, stride, upsample)
     dweight, dbias = empty, empty
     if need_weight or need_bias:
-        dweight, dbias = _weight_gradients(_source(x, x2, *norm), kernel, dout)
+        dweight, dbias = _weight_gradients(_video(x, x2), _norm(x, *norm), weight, kernel, precision, dout)
     dx, daffine, dx2 = empty, [empty] * 4, empty
-    dy, transposed = _source(dout), kernel._replace(transposed=True)
     if norm_weight is not None and norm_bias is not None and statistics is not None:
         if need_x or need_x2 or any(need_affine):
-            winograd = transposed.winograd(*dout.shape[3:])
+            winograd = winograd_kernel(_kernel(weight, stride, upsample, True), *dout.shape[3:], precision)
             convolution: tuple[Any, ...] = ()
             if winograd is None:
                 da = _empty_video(x, weight.shape[1], *x.shape[3:])
-                _convolve(dy, transposed, None, da)
+                _convolve_transposed(dout, weight, stride, upsample, precision, da)
             else:
                 da, transformed = dout, transformed_weights(weight, winograd)
-                convolution = (winograd_weight(weight, winograd), dy.video, pointer(transformed))
+                convolution = (winograd_weight(weight, winograd), _video(dout), pointer(transformed))
             affine = (norm_weight, norm_bias, scale, shift)
             settings = (statistics, num_groups, norm_scope, eps)
             needs_norm = (need_x, *need_affine, need_x2)
@@ -136,104 +162,77 @@ def group_norm_silu_conv_bwd(
     else:
         if need_x:
             dx = _empty_video(x, x.shape[1], *x.shape[3:])
-            part = transposed if x2 is None else transposed._replace(weight=weight[:, : x.shape[1]])
-            _convolve(dy, part, part.winograd(*dout.shape[3:]), dx)
+            part = weight if x2 is None else weight[:, : x.shape[1]]
+            _convolve_transposed(dout, part, stride, upsample, precision, dx)
         if need_x2:
             assert x2 is not None
             dx2 = _empty_video(x2, x2.shape[1], *x2.shape[3:])
-            part = transposed._replace(weight=weight[:, x.shape[1] :])
-            _convolve(dy, part, part.winograd(*dout.shape[3:]), dx2)
+            _convolve_transposed(dout, weight[:, x.shape[1] :], stride, upsample, precision, dx2)
     return [gradient if need else empty for gradient, need in zip((dx, dweight, dbias, *daffine, dx2), needs)]
 
 
-class _Source(NamedTuple):
-    """What a convolution reads, ConvInputArgs and GroupNormArgs, and the tensors of the norm that it points to."""
-
-    video: tuple[int, ...]
-    norm: tuple[float, ...]
-    tensors: NormTensors | None
+def _kernel(weight: Tensor, stride: int, upsample: bool, transposed: bool = False) -> TapsKernel:
+    out_channels, in_channels, size, _ = weight.shape
+    return out_channels, in_channels, size, stride, upsample, transposed
 
 
-def _source(
-    x: Tensor,
-    x2: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    norm_bias: Tensor | None = None,
-    scale: Tensor | None = None,
-    shift: Tensor | None = None,
-    statistics: Tensor | None = None,
-    num_groups: int = 0,
-    norm_scope: str = "frame",
-    eps: float = 0.0,
-) -> _Source:
+def _norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, *rest: Any) -> _Norm:
+    """`kernel_norm` where there is one."""
+    return _NO_NORM if weight is None or bias is None else kernel_norm(x, weight, bias, *rest)
+
+
+def _video(x: Tensor, x2: Tensor | None = None) -> tuple[int, ...]:
+    """ConvInputArgs."""
     batch, channels, frames, height, width = x.shape
-    sizes = (batch * frames, height, width, channels, channels + (0 if x2 is None else x2.shape[1]))
-    video = (x.data_ptr(), pointer(x2), DTYPE_CODES[x.dtype], *sizes)
-    if norm_weight is None or norm_bias is None:
-        return _Source(video, (0,) * 10 + (False, 0.0), None)
-    norm = norm_tensors(statistics, norm_weight, norm_bias, scale, shift)
-    return _Source(video, norm.arguments(x, num_groups, norm_scope, eps), norm)
-
-
-class _Kernel(NamedTuple):
-    weight: Tensor
-    stride: int
-    upsample: bool
-    precision: str
-    transposed: bool = False  # from the gradient of the output to that of the input
-
-    def arguments(self) -> tuple[int, ...]:
-        """TapsKernelArgs."""
-        return (*self.weight.shape[:3], self.stride, self.upsample, self.transposed)
-
-    def winograd(self, height: int, width: int) -> WinogradKernel | None:
-        """The faster algorithm for a convolution whose result has this size; None where that is the sum of taps.
-
-        The result is that of the forward pass: also a transposed one's tiles are of it.
-        """
-        size = (height, width)
-        return winograd_kernel(self.weight, self.stride, self.upsample, self.transposed, size, self.precision)
-
-
-def _makes_statistics(winograd: WinogradKernel | None, images: int) -> bool:
-    """Whether the convolution makes the statistics for a norm of frames itself."""
-    assert C is not None
-    return winograd is not None and C.winograd_makes_statistics(winograd, images)
+    both = channels if x2 is None else channels + x2.shape[1]
+    return x.data_ptr(), pointer(x2), DTYPE_CODES[x.dtype], batch * frames, height, width, channels, both
 
 
 def _empty_video(like: Tensor, channels: int, height: int, width: int) -> Tensor:
-    shape = (like.shape[0], channels, like.shape[2], height, width)
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last_3d)
+    batch, _, frames, _, _ = like.shape
+    # The strides of torch.channels_last_3d; given its name, torch.empty takes 20 µs more where caches are cold.
+    strides = (frames * height * width * channels, 1, height * width * channels, width * channels, channels)
+    shape = (batch, channels, frames, height, width)
+    return torch.empty_strided(shape, strides, dtype=like.dtype, device=like.device)
 
 
 def _convolve(
-    source: _Source,
-    kernel: _Kernel,
+    video: tuple[int, ...],
+    norm: _Norm,
+    weight: Tensor,
+    kernel: TapsKernel,
     winograd: WinogradKernel | None,
     y: Tensor,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     statistics: Tensor | None = None,
 ) -> None:
-    """Fills y, and its statistics unless they are absent or empty."""
+    """Fills y, and its statistics unless they are absent."""
     batch, channels, frames, height, width = y.shape
-    bias = None if bias is None else bias.float().contiguous()
-    sizes = (batch * frames, height, width, channels)
-    output = (y.data_ptr(), pointer(residual), pointer(bias), DTYPE_CODES[y.dtype], *sizes)
-    rows = 0 if statistics is None or statistics.numel() == 0 else statistics.data_ptr()
-    if winograd is not None:
-        arguments = (winograd_weight(kernel.weight, winograd), source.video, source.norm, output)
-        guess = guessed_weights(kernel.weight, winograd)
-        if guess is not None:
-            guessed, fingerprint = guess
-            if launch("winograd_conv", y.device, *arguments, guessed.data_ptr(), rows, True) == fingerprint:
-                return
-        transformed = transformed_weights(kernel.weight, winograd)
-        launch("winograd_conv", y.device, *arguments, pointer(transformed), rows, False)
+    bias = None if bias is None else float32(bias)
+    pointers = (y.data_ptr(), pointer(residual), pointer(bias), DTYPE_CODES[y.dtype])
+    output, rows = (*pointers, batch * frames, height, width, channels), pointer(statistics)
+    if winograd is None:
+        packed = _packed(weight, kernel)
+        launch("taps_conv", y.device, kernel, video, norm[0], output, packed.data_ptr(), rows)
         return
-    taps = kernel.arguments()
-    packed = _packed(kernel.weight, taps)
-    launch("taps_conv", y.device, taps, source.video, source.norm, output, packed.data_ptr(), rows)
+    arguments = (winograd_weight(weight, winograd), video, norm[0], output)
+    guess = weights.guess(weight, winograd)
+    if guess is not None:
+        guessed, fingerprint = guess
+        if launch("winograd_conv", y.device, *arguments, guessed.data_ptr(), rows, True) == fingerprint:
+            return
+    transformed = transformed_weights(weight, winograd)
+    launch("winograd_conv", y.device, *arguments, pointer(transformed), rows, False)
+
+
+def _convolve_transposed(
+    dout: Tensor, weight: Tensor, stride: int, upsample: bool, precision: str, dx: Tensor
+) -> None:
+    """Fills dx, the gradient of what a convolution reads."""
+    kernel = _kernel(weight, stride, upsample, transposed=True)
+    winograd = winograd_kernel(kernel, *dout.shape[3:], precision)
+    _convolve(_video(dout), _NO_NORM, weight, kernel, winograd, dx)
 
 
 def packed_linear(weight: Tensor) -> Tensor:
@@ -254,28 +253,19 @@ def _packed(weight: Tensor, kernel: tuple[Any, ...]) -> Tensor:
     return weights.prepared(weight, form, size, pack, weights.Worth.MUCH)
 
 
-def _weight_gradients(source: _Source, kernel: _Kernel, dout: Tensor) -> tuple[Tensor, Tensor]:
+def _weight_gradients(
+    video: tuple[int, ...], norm: _Norm, weight: Tensor, kernel: TapsKernel, precision: str, dout: Tensor
+) -> tuple[Tensor, Tensor]:
     """Of the weight, laid out like it, and of the bias, in the dtype of the weight."""
-    weight = kernel.weight
-    winograd = kernel.winograd(*dout.shape[3:])
+    winograd = winograd_kernel(kernel, *dout.shape[3:], precision)
+    videos = (video, norm[0], _video(dout))
+    dbias = weight.new_empty(weight.shape[0], dtype=torch.float32)
     if winograd is not None and winograd.out_channels >= FEWEST_CHANNELS:
         dweight = torch.empty_like(weight)
-        dbias = weight.new_empty(weight.shape[0], dtype=torch.float32)
-        videos = (source.video, source.norm, _source(dout).video)
         result = (dweight.data_ptr(), DTYPE_CODES[weight.dtype], weight.stride(), dbias.data_ptr())
         launch("winograd_weight_gradient", dout.device, winograd, *videos, *result)
-        return dweight, dbias.to(weight.dtype)
-    dweight = torch.empty_like(weight, dtype=torch.float32)
-    dbias = weight.new_empty(weight.shape[0], dtype=torch.float32)
-    launch(
-        "taps_weight_gradient",
-        dout.device,
-        kernel.arguments(),
-        source.video,
-        source.norm,
-        _source(dout).video,
-        dweight.data_ptr(),
-        dweight.stride(),
-        dbias.data_ptr(),
-    )
+    else:
+        dweight = torch.empty_like(weight, dtype=torch.float32)
+        taps = (kernel, *videos, dweight.data_ptr(), dweight.stride(), dbias.data_ptr())
+        launch("taps_weight_gradient", dout.device, *taps)
     return dweight.to(weight.dtype), dbias.to(weight.dtype)

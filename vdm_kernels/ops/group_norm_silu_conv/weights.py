@@ -60,9 +60,9 @@ def kept(
     """What `prepare` writes to `size` floats, if it is or will be kept for later calls; else None.
 
     A weight changes in ways that leave no trace on the tensor: through `.data`, under `no_grad`, through NumPy. So
-    every call compares the fingerprint of its bytes, at the speed of memory. A form is kept from the second call
-    with the same content on, while all that is kept is at most MOST_KEPT bytes: in training, where each step changes
-    the weight, nothing is.
+    every call compares the fingerprint of its bytes, at the speed of memory. A form, which tells the shape of the
+    weight, too, is kept from the second call with the same content on, while all that is kept is at most MOST_KEPT
+    bytes: in training, where each step changes the weight, nothing is.
     """
     key = _key(weight, form)
     entry = _ENTRIES.get(key)
@@ -116,12 +116,10 @@ def _version(weight: Tensor) -> int:
 
 
 def _layout(weight: Tensor) -> Hashable:
-    """dtype, channels and elements, and whether the kernel comes last in memory; None unless elements are dense."""
-    contiguous = weight.is_contiguous()
-    if not (contiguous or weight.is_contiguous(memory_format=torch.channels_last)):
-        return None
-    # A linear layer's weight is the same with and without its kernel of one.
-    return weight.dtype, weight.shape[:2], weight.numel(), contiguous
+    """dtype, and whether the kernel comes last in memory; None unless elements are dense."""
+    if weight.is_contiguous():
+        return weight.dtype, False
+    return (weight.dtype, True) if weight.is_contiguous(memory_format=torch.channels_last) else None
 
 
 def _make_room(num_bytes: int, worth: Worth) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
 from vdm_kernels.native import DTYPE_CODES, C, launch
 from vdm_kernels.ops.group_norm_silu_conv import weights
 from vdm_kernels.ops.group_norm_silu_conv.weights import Worth
+
+# TapsKernelArgs of csrc/bindings.cpp: out_channels, in_channels, size, stride, upsample, and transposed, which is from
+# the gradient of the output to that of the input.
+TapsKernel: TypeAlias = tuple[int, int, int, int, bool, bool]
 
 
 class WinogradKernel(NamedTuple):
@@ -23,23 +26,24 @@ class WinogradKernel(NamedTuple):
     transposed: bool
 
 
-def winograd_kernel(
-    weight: Tensor, stride: int, upsample: bool, transposed: bool, size: tuple[int, int], precision: str
-) -> WinogradKernel | None:
-    """How Winograd computes a convolution whose result is `size` pixels; None where a sum over taps is faster.
+@functools.cache
+def winograd_kernel(kernel: TapsKernel, height: int, width: int, precision: str) -> WinogradKernel | None:
+    """How Winograd computes a convolution whose result has this size; None where a sum over taps is faster.
+
+    The result is that of the forward pass: also a transposed one's tiles are of it.
 
     Multiplications per pixel and pair of channels, where tiles fit the image: F(4x4, 3x3) 2.25, F(2x2, 3x3) 4, taps
     9; of an upsampled image 1.56 in any precision, and taps at the low resolution 4. The transforms' share is the
     greater the fewer channels there are.
     """
-    out_channels, in_channels, kernel_size, _ = weight.shape
+    out_channels, in_channels, kernel_size, stride, upsample, transposed = kernel
     reads = out_channels if transposed else in_channels
     if kernel_size != 3 or stride != 1 or reads < FEWEST_CHANNELS:
         return None
     tile = 4 if upsample or precision == "fast" else 2
-    points, tiles = 5 if upsample else tile + 2, -(-size[0] // tile) * -(-size[1] // tile)
+    points, tiles = 5 if upsample else tile + 2, -(-height // tile) * -(-width // tile)
     taps = 4 if upsample else 9
-    if points**2 * tiles > _WORTH_TRANSFORMING * taps * size[0] * size[1]:
+    if points**2 * tiles > _WORTH_TRANSFORMING * taps * height * width:
         return None
     return WinogradKernel(out_channels, in_channels, tile, upsample, transposed)
 
@@ -61,16 +65,7 @@ def transformed_weights(weight: Tensor, kernel: WinogradKernel) -> Tensor | None
         launch("winograd_weights", weight.device, winograd_weight(weight, kernel), transformed.data_ptr())
 
     keep = weights.kept if worth == Worth.LITTLE else weights.prepared
-    return keep(weight, _form(kernel), size, transform, worth)
-
-
-def guessed_weights(weight: Tensor, kernel: WinogradKernel) -> tuple[Tensor, int] | None:
-    """See `weights.guess`."""
-    return weights.guess(weight, _form(kernel))
-
-
-def _form(kernel: WinogradKernel) -> tuple[Hashable, ...]:
-    return ("winograd", *kernel[2:])
+    return keep(weight, kernel, size, transform, worth)
 
 
 @functools.cache
