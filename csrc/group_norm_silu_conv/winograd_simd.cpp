@@ -21,6 +21,10 @@ namespace vdm {
 namespace VDM_ISA {
 namespace {
 
+// What the products fetched for the next block may be in L3 by now: it is fetched again so many pixels before
+// it is read. Behind the last pixel of a row comes the next row.
+constexpr int64_t kPixelsAhead = 8;
+
 // kVectors vectors of channels of the pixels of a row, of which each has `count` lanes. What the activation
 // needs stays in registers.
 template <bool kActivate, int kVectors>
@@ -37,6 +41,7 @@ VDM_INLINE void activate_channels(const void* x, DType dtype, int64_t offset, in
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = offset + p * x_pixel + v * kLanes;
+      prefetch(static_cast<const char*>(x) + (at + kPixelsAhead * x_pixel) * size_of(dtype));
       const F32 a = count == kLanes ? load(x, dtype, at) : load_partial(x, dtype, at, count);
       const F32 activated = kActivate ? silu(fma(a - c[v], g[v], s[v])) : a;
       float* to = out + p * out_pixel + v * kLanes;
@@ -129,8 +134,11 @@ VDM_INLINE void transform_input(const ConvInput& in, const WinogradTiles& tiles,
             },
             [&](int j, const F32* column) {
 #pragma GCC unroll 6
-              for (int i = 0; i < kPoints; ++i)
-                store(out + (i * kPoints + j) * tiles.v_matrix + c, column[i]);
+              for (int i = 0; i < kPoints; ++i) {
+                float* const to = out + (i * kPoints + j) * tiles.v_matrix + c;
+                store(to, column[i]);
+                __builtin_prefetch(to + 2 * kLanes, 1);  // v of many channels is in L3
+              }
             });
       }
     }
@@ -454,17 +462,20 @@ VDM_INLINE int64_t parts_of(int64_t channels) { return channels < 32 ? 1 : max_o
 
 constexpr int64_t kFollowedChannels = 128;
 
-// One matrix of products. The lines and the weights of the next matrix come nearer meanwhile.
+// One matrix of products. The lines come nearer meanwhile, then the weights and v of the next matrix, as far
+// as there are steps left.
 __attribute__((noinline)) void multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
                                         const float* v, const WinogradProducts& products, int matrix,
                                         LineList& lines) {
   const int64_t channels = conv.input.channels, size = channels * products.columns;
+  const int64_t rows = products.end - products.begin;
   const float* const u = products.weights + matrix * (size + kMatrixGap);
   // The processor's own prefetcher follows those of few channels.
   if (channels > kFollowedChannels) lines.add(u + size + kMatrixGap, size / kHalfPanel);
+  lines.add(v + tiles.input_of(matrix + 1) * tiles.v_matrix, rows * tiles.v_row / kHalfPanel);
   GemmAhead ahead = lines.ahead();
-  gemm_parts(products.end - products.begin, products.columns, v + tiles.input_of(matrix) * tiles.v_matrix,
-             tiles.v_row, u, products.m + matrix * kPanel, tiles.m_row, channels, parts_of(channels), ahead);
+  gemm_parts(rows, products.columns, v + tiles.input_of(matrix) * tiles.v_matrix, tiles.v_row, u,
+             products.m + matrix * kPanel, tiles.m_row, channels, parts_of(channels), ahead);
 }
 
 // What of a share one of `matrices` products takes with it: with few stripes, only some do, since loading and
@@ -513,10 +524,14 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
                                               : lines_of(act->x2, act->dtype, act->channels - act->channels1,
                                                          made.first - act->channels1),
                                lines_of(out.stream ? nullptr : out.y, out.dtype, out.channels, made.first)};
-  // This panel's share of the input of the next block, on its way meanwhile.
+  // This panel's share of the input of the next block, on its way meanwhile: with the first half of the
+  // panels it would come too early, and be gone again.
   const int64_t panels = (out.channels + kPanel - 1) / kPanel, panel = products.first / kPanel;
   const int64_t next_count = min_of(products.end + tiles.block, tiles.count) - products.end;
-  const int64_t first = next_count * panel / panels, inputs = next_count * (panel + 1) / panels - first;
+  const auto inputs_before = [=](int64_t i) VDM_LAMBDA {
+    return next_count * max_of(0, i - panels / 2) / (panels - panels / 2);
+  };
+  const int64_t first = inputs_before(panel), inputs = inputs_before(panel + 1) - first;
   TileWalk next(tiles, products.end + first);
   LineList lines;
   const auto add_input = [&](const void* x, int64_t channels) {
