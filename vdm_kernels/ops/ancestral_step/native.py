@@ -70,8 +70,8 @@ def ancestral_step_bwd(
     add_noise: bool,
     variance_preserving: bool,
     needs: Sequence[bool],
-) -> list[Tensor]:
-    """Gradients of (z, prediction, uncond); empty where `needs` is False."""
+) -> list[Tensor | None]:
+    """Gradients of (z, prediction, uncond); None where `needs` is False."""
     return native_step_bwd(
         "ancestral_step_bwd",
         dout,

@@ -67,8 +67,8 @@ def ddim_step_bwd(
     eta: float,
     variance_preserving: bool,
     needs: Sequence[bool],
-) -> list[Tensor]:
-    """Gradients of (z, prediction, uncond); empty where `needs` is False."""
+) -> list[Tensor | None]:
+    """Gradients of (z, prediction, uncond); None where `needs` is False."""
     return native_step_bwd(
         "ddim_step_bwd",
         dout,

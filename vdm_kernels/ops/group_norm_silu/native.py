@@ -158,8 +158,8 @@ def group_norm_silu_bwd(
     norm_scope: str,
     eps: float,
     needs: Sequence[bool],
-) -> list[Tensor]:
-    """Gradients of (x, weight, bias, scale, shift), empty where not needed; dout is channels-last."""
+) -> list[Tensor | None]:
+    """Gradients of (x, weight, bias, scale, shift), None where not needed; dout is channels-last."""
     norm = (weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
     return input_gradients(dout, x, None, *norm, (*needs, False))[:5]
 
@@ -178,16 +178,16 @@ def input_gradients(
     eps: float,
     needs: Sequence[bool],
     convolution: tuple[Any, ...] = (),
-) -> list[Tensor]:
-    """Gradients of (x, weight, bias, scale, shift, x2), empty where not needed.
+) -> list[Tensor | None]:
+    """Gradients of (x, weight, bias, scale, shift, x2), None where not needed.
 
     The norm is over the channels of x and x2 together, which are those of `dout`. On the CPU, `dout` may have another
     dtype than x and x2, or be the gradient behind a convolution: that of `winograd_input_gradient` in
     csrc/bindings.cpp, whose other arguments these are. All are channels-last.
     """
-    arguments, empty = (x, weight, bias, scale, shift, x2), x.new_empty(0)
+    arguments = (x, weight, bias, scale, shift, x2)
     if dout.numel() == 0:
-        return [torch.zeros_like(a) if need and a is not None else empty for a, need in zip(arguments, needs)]
+        return [torch.zeros_like(a) if need and a is not None else None for a, need in zip(arguments, needs)]
     statistics = joint_statistics(x, x2) if statistics is None else statistics
     of_norm, tensors = kernel_norm(x, weight, bias, scale, shift, statistics, num_groups, norm_scope, eps)
     read = (x, *tensors[1:], x2)
@@ -206,7 +206,7 @@ def input_gradients(
             gradient,
         )
     return [
-        empty if argument is None or gradient is None else _like(argument, gradient)
+        None if argument is None or gradient is None else _like(argument, gradient)
         for argument, gradient in zip(arguments, gradients)
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
@@ -14,7 +13,7 @@ from vdm_kernels.op import Op, fake_gradients
 from vdm_kernels.ops.group_norm_silu import NormScope
 from vdm_kernels.ops.group_norm_silu.arguments import joint_statistics, norm_arguments, statistics_argument
 from vdm_kernels.ops.group_norm_silu_conv import reference
-from vdm_kernels.setting import Setting
+from vdm_kernels.setting import Held, Setting
 
 Precision = Literal["fast", "strict"]
 
@@ -268,7 +267,7 @@ def group_norm_silu_conv(
     return (y, y_statistics) if return_statistics else y
 
 
-def conv_precision(name: Precision) -> contextlib.AbstractContextManager[None]:
+def conv_precision(name: Precision) -> Held[Precision]:
     """How exactly float32 convolutions inside are computed on a CPU: "fast" (the default) or "strict".
 
     Both multiply in float32 and differ in the rounding errors that Winograd's transforms add (Lavin and Gray 2016,

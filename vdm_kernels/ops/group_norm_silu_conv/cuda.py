@@ -83,8 +83,8 @@ def group_norm_silu_conv_bwd(
     upsample: bool,
     stride: int,
     needs: Sequence[bool],
-) -> list[Tensor]:
-    """Gradients of (x, weight, bias, norm_weight, norm_bias, scale, shift, x2), empty where not needed."""
+) -> list[Tensor | None]:
+    """Gradients of (x, weight, bias, norm_weight, norm_bias, scale, shift, x2), None where not needed."""
     need_x, need_weight, need_bias, *need_affine, need_x2 = needs
     need_input = need_x or need_x2 or any(need_affine)
     da, dweight, dbias = torch.ops.aten.convolution_backward(
@@ -100,8 +100,9 @@ def group_norm_silu_conv_bwd(
         1,
         [need_input, need_weight, need_bias],
     )
-    empty = x.new_empty(0)
-    dx, daffine, dx2 = empty, [empty] * 4, empty
+    dx: Tensor | None = None
+    dx2: Tensor | None = None
+    daffine: list[Tensor | None] = [None] * 4
     if need_input:
         da = _video(F.avg_pool2d(da, 2, divisor_override=1) if upsample else da, x)
         if norm is not None:
@@ -114,7 +115,7 @@ def group_norm_silu_conv_bwd(
     if need_weight and dweight.stride() != weight.stride():
         dweight = torch.empty_like(weight).copy_(dweight)
     gradients = (dx, dweight, dbias, *daffine, dx2)
-    return [gradient if need else empty for gradient, need in zip(gradients, needs)]
+    return [gradient if need else None for gradient, need in zip(gradients, needs)]
 
 
 def prefers_fused(x: Tensor, x2: Tensor | None, weight: Tensor, residual: Tensor | None) -> bool:

@@ -29,6 +29,7 @@ from vdm_kernels.ops.group_norm_silu_conv.winograd import (
 
 # GroupNormArgs, and the tensors that they point to.
 _Norm: TypeAlias = tuple[tuple[float, ...], NormTensors | None]
+_NO_STATISTICS = torch.empty(0, dtype=torch.float64, device="cpu")
 _NO_NORM: _Norm = ((0,) * 10 + (False, 0.0), None)
 
 
@@ -93,8 +94,7 @@ def group_norm_silu_conv(
         rows = (batch, frames, weight.shape[0], 2)
         y_statistics = torch.empty(rows, dtype=torch.float64, device=x.device)
     else:
-        # By the function that made y: the code of another is not in the caches, and takes 10 µs.
-        y_statistics = torch.empty_strided((0,), (1,), dtype=torch.float64, device=x.device)
+        y_statistics = _NO_STATISTICS
     _convolve(
         _video(x, x2),
         _norm(x, *affine, statistics, num_groups, norm_scope, eps),
@@ -129,8 +129,8 @@ def group_norm_silu_conv_bwd(
     precision: str,
     return_statistics: bool,
     needs: Sequence[bool],
-) -> list[Tensor]:
-    """Gradients of (x, weight, bias, norm_weight, norm_bias, scale, shift, x2), empty where not needed."""
+) -> list[Tensor | None]:
+    """Gradients of (x, weight, bias, norm_weight, norm_bias, scale, shift, x2), None where not needed."""
     if num_groups and statistics is None:
         statistics = joint_statistics(x, x2)
     norm = (norm_weight, norm_bias, scale, shift, statistics, num_groups, norm_scope, eps)
@@ -139,12 +139,14 @@ def group_norm_silu_conv_bwd(
             dout, x, x2, cuda.norm_of(*norm), weight, bias, upsample, stride, needs
         )
     need_x, need_weight, need_bias, *need_affine, need_x2 = needs
-    empty = dout.new_empty(0)
     kernel = _kernel(weight, stride, upsample)
-    dweight, dbias = empty, empty
+    dweight: Tensor | None = None
+    dbias: Tensor | None = None
     if need_weight or need_bias:
         dweight, dbias = _weight_gradients(_video(x, x2), _norm(x, *norm), weight, kernel, precision, dout)
-    dx, daffine, dx2 = empty, [empty] * 4, empty
+    dx: Tensor | None = None
+    dx2: Tensor | None = None
+    daffine: list[Tensor | None] = [None] * 4
     if norm_weight is not None and norm_bias is not None and statistics is not None:
         if need_x or need_x2 or any(need_affine):
             winograd = winograd_kernel(_kernel(weight, stride, upsample, True), *dout.shape[3:], precision)
@@ -168,7 +170,7 @@ def group_norm_silu_conv_bwd(
             assert x2 is not None
             dx2 = _empty_video(x2, x2.shape[1], *x2.shape[3:])
             _convolve_transposed(dout, weight[:, x.shape[1] :], stride, upsample, precision, dx2)
-    return [gradient if need else empty for gradient, need in zip((dx, dweight, dbias, *daffine, dx2), needs)]
+    return [gradient if need else None for gradient, need in zip((dx, dweight, dbias, *daffine, dx2), needs)]
 
 
 def _kernel(weight: Tensor, stride: int, upsample: bool, transposed: bool = False) -> TapsKernel:

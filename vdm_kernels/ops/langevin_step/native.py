@@ -65,8 +65,8 @@ def langevin_step_bwd(
     delta: float,
     variance_preserving: bool,
     needs: Sequence[bool],
-) -> list[Tensor]:
-    """Gradients of (z, prediction, uncond); empty where `needs` is False."""
+) -> list[Tensor | None]:
+    """Gradients of (z, prediction, uncond); None where `needs` is False."""
     return native_step_bwd(
         "langevin_step_bwd",
         dout,

@@ -45,11 +45,10 @@ def spatial_attention(qkv: Tensor, bias_table: Tensor | None) -> Tensor:
 
 def spatial_attention_bwd(
     dout: Tensor, qkv: Tensor, bias_table: Tensor | None, needs: Sequence[bool]
-) -> list[Tensor]:
-    """Gradients of (qkv, bias_table)."""
+) -> list[Tensor | None]:
+    """Gradients of (qkv, bias_table), None where not needed."""
     if qkv.numel() == 0:
-        empties = fake_gradients(qkv, bias_table, needs=needs)
-        return [gradient.zero_() for gradient in empties]
+        return [gradient.zero_() for gradient in fake_gradients(qkv, bias_table, needs=needs)]
     table = table_as_the_kernel_reads(bias_table, *qkv.shape[1:3])
     dqkv = torch.empty_like(qkv) if needs[0] else None
     dtable = torch.empty_like(table) if table is not None and needs[1] else None
@@ -64,12 +63,11 @@ def spatial_attention_bwd(
         DTYPE_CODES[qkv.dtype],
         _sizes(qkv),
     )
-    empty = qkv.new_empty(0)
     if bias_table is None or dtable is None:
-        return [empty if dqkv is None else dqkv, empty]
+        return [dqkv, None]
     dbias_table = torch.zeros_like(bias_table)
     _used(dbias_table, *qkv.shape[1:3]).copy_(dtable)
-    return [empty if dqkv is None else dqkv, dbias_table]
+    return [dqkv, dbias_table]
 
 
 def table_as_the_kernel_reads(bias_table: Tensor | None, height: int, width: int) -> Tensor | None:

@@ -64,8 +64,8 @@ def native_step_bwd(
     parameterization: str,
     needs: Sequence[bool],
     *settings: float | bool,
-) -> list[Tensor]:
-    """Gradients of (z, prediction, uncond) of the step `op`; empty where `needs` is False."""
+) -> list[Tensor | None]:
+    """Gradients of (z, prediction, uncond) of the step `op`; None where `needs` is False."""
     inputs = (z, prediction, uncond)
     gradients = [
         torch.empty_like(value) if need and value is not None else None for value, need in zip(inputs, needs)
@@ -89,4 +89,4 @@ def native_step_bwd(
             PARAMETERIZATION_CODES[parameterization],
             *settings,
         )
-    return [z.new_empty(0) if gradient is None else gradient for gradient in gradients]
+    return gradients

@@ -38,8 +38,8 @@ def temporal_attention(qkv: Tensor, bias: Tensor | None, segment_ids: Tensor | N
 
 def temporal_attention_bwd(
     dout: Tensor, qkv: Tensor, bias: Tensor | None, segment_ids: Tensor | None, needs: Sequence[bool]
-) -> list[Tensor]:
-    """Gradients of (qkv, bias)."""
+) -> list[Tensor | None]:
+    """Gradients of (qkv, bias), None where not needed."""
     dtype = None if bias is None else bias.dtype
     bias, segment_ids = as_the_kernel_reads(bias, segment_ids)
     if qkv.is_cuda:
@@ -58,7 +58,7 @@ def temporal_attention_bwd(
     )
     if dbias is not None:
         dbias = dbias.to(dtype)
-    return [qkv.new_empty(0) if gradient is None else gradient for gradient in (dqkv, dbias)]
+    return [dqkv, dbias]
 
 
 def as_the_kernel_reads(

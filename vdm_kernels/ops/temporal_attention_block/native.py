@@ -92,17 +92,17 @@ def temporal_attention_block_bwd(
     heads: int,
     eps: float,
     needs: Sequence[bool],
-) -> list[Tensor]:
-    """Gradients of (x, norm_weight, norm_bias, qkv_weight, out_weight, out_bias, bias)."""
+) -> list[Tensor | None]:
+    """Gradients of (x, norm_weight, norm_bias, qkv_weight, out_weight, out_bias, bias), None where not needed."""
     weights = (norm_weight, norm_bias, qkv_weight, out_weight, out_bias)
     if x.is_cuda:
-        return composed_bwd("native", dout, x, *weights, bias, segment_ids, heads, eps, needs)
+        return [*composed_bwd("native", dout, x, *weights, bias, segment_ids, heads, eps, needs)]
     if x.dtype != torch.float32:
         # As in the forward pass, nothing between the parts is rounded to x's dtype.
         wide: list[Any] = [None if weight is None else weight.float() for weight in weights]
         wide += [bias, segment_ids, heads, eps, needs]
-        *gradients, dbias = temporal_attention_block_bwd(dout.float(), x.float(), *wide)
-        return [*(gradient.to(x.dtype) for gradient in gradients), dbias]
+        *found, dbias = temporal_attention_block_bwd(dout.float(), x.float(), *wide)
+        return [*(None if gradient is None else gradient.to(x.dtype) for gradient in found), dbias]
     need_x, need_norm_weight, need_norm_bias, need_qkv, need_out, need_out_bias, need_bias = needs
     batch, channels, frames, height, width = x.shape
     packed_shape = (batch, frames, height * width, 3, heads, channels // heads)
@@ -116,6 +116,7 @@ def temporal_attention_block_bwd(
     dattended, dout_weight, dout_bias = _project_bwd(
         dout, attended, out_weight, (True, need_out, need_out_bias)
     )
+    assert dattended is not None
     # attention
     need_normed = need_x or need_norm_weight or need_norm_bias
     dattended = _tokens(dattended).reshape(batch, frames, height * width, heads, channels // heads)
@@ -123,15 +124,15 @@ def temporal_attention_block_bwd(
         dattended, qkv, bias, segment_ids, (need_normed or need_qkv, need_bias)
     )
     # W_qkv and the norm
-    empty = dout.new_empty(0)
-    dnormed, dqkv_weight = empty, empty
-    if need_normed or need_qkv:
+    dnormed: Tensor | None = None
+    dqkv_weight: Tensor | None = None
+    if dqkv is not None:
         dqkv = _video(dqkv.view(*tokens.shape[:-1], 3 * channels))
         dnormed, dqkv_weight, _ = _project_bwd(
             dqkv, _video(normed), qkv_weight, (need_normed, need_qkv, False)
         )
-    gradients = [empty] * 3
-    if need_normed:
+    gradients: Sequence[Any] = [None] * 3
+    if dnormed is not None:
         gradients = torch.ops.aten.native_layer_norm_backward(
             _tokens(dnormed),
             tokens,
@@ -146,7 +147,7 @@ def temporal_attention_block_bwd(
     if need_x:
         dx = _video(dx).add_(dout)
     results = (dx, dnorm_weight, dnorm_bias, dqkv_weight, dout_weight, dout_bias, dbias)
-    return [gradient if need else empty for gradient, need in zip(results, needs)]
+    return [gradient if need else None for gradient, need in zip(results, needs)]
 
 
 # A linear layer over channels is a 1x1 convolution without norm, and that kernel the fastest of it.
@@ -157,12 +158,14 @@ def _project(video: Tensor, weight: Tensor) -> Tensor:
     return conv.group_norm_silu_conv(video, weight[:, :, None, None], None, *_NO_NORM)[0]
 
 
-def _project_bwd(dout: Tensor, video: Tensor, weight: Tensor, needs: tuple[bool, bool, bool]) -> list[Tensor]:
-    """Gradients of the video, the weight and the layer's bias."""
+def _project_bwd(
+    dout: Tensor, video: Tensor, weight: Tensor, needs: tuple[bool, bool, bool]
+) -> list[Tensor | None]:
+    """Gradients of the video, the weight and the layer's bias, None where not needed."""
     arguments: tuple[Any, ...] = (dout, video, weight[:, :, None, None], None, *_NO_NORM)
     arguments += ((*needs, *(False,) * 5),)
     dvideo, dweight, dbias, *_ = conv.group_norm_silu_conv_bwd(*arguments)
-    return [dvideo, dweight.view_as(weight) if needs[1] else dweight, dbias]
+    return [dvideo, None if dweight is None else dweight.view_as(weight), dbias]
 
 
 def _tokens(video: Tensor) -> Tensor:
