@@ -293,9 +293,11 @@ uint64_t winograd_conv_cpu(const WinogradConvParams& params) {
   const int64_t weight_bytes = kernel.out_channels * kernel.in_channels * 9 * size_of(params.weight.dtype);
   Fingerprint weight(params.weight.data, params.checks_weight ? weight_bytes : 0);
   if (!share_panels) {
-    // A thread that takes over tiles makes the statistics of their first image again.
-    const int64_t least = makes_norm ? ceil_div(tiles.rows * tiles.columns, 4 * tiles.block) : 1;
-    parallel_for_shared(blocks, least, [&](SharedRanges& ranges, int64_t thread) {
+    // Threads share the panels of the blocks. One that takes over the later panels of a block transforms its
+    // input again, and makes the statistics of its first image again.
+    const int64_t per_image = ceil_div(tiles.rows * tiles.columns * panels, tiles.block);
+    const int64_t least = std::max(makes_norm ? ceil_div(per_image, 4) : 1, std::min<int64_t>(panels, 2));
+    parallel_for_shared(blocks * panels, least, [&](SharedRanges& ranges, int64_t thread) {
       const int64_t own_size = makes_norm ? input_size : 0;
       float* const memory = scratch(ScratchSlot::kThread, own_size + rows_size + v_size + 2 * m_size);
       const ConvInput own = makes_norm ? activated(params.input, params.norm, memory) : input;
@@ -308,18 +310,19 @@ uint64_t winograd_conv_cpu(const WinogradConvParams& params) {
       while (const auto range = ranges.claim(thread)) {
         std::optional<NormsAhead> norms;
         if (makes_norm)
-          norms.emplace(own, params.norm, tiles, range->begin * tiles.block, range->end * tiles.block,
-                        memory);
-        for (int64_t block = ranges.next(thread); block >= 0; block = ranges.next(thread)) {
-          const int64_t tile = block * tiles.block;
-          transform(own, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);
-          for (int64_t panel = 0; panel < panels; ++panel) {
-            const int64_t due = norms ? norms->due(tile + tiles.block * (panel + 1) / panels) : 0;
-            WinogradAhead ahead{{}, {}, weight_ahead.share()};
-            if (norms) norms->prefetch(due, ahead);
-            pipeline.multiply(block, panel, params.transformed + panel * panel_size, v, ahead);
-            if (norms) norms->add(due);
-          }
+          norms.emplace(own, params.norm, tiles, range->begin / panels * tiles.block,
+                        ceil_div(range->end, panels) * tiles.block, memory);
+        int64_t transformed = -1;
+        for (int64_t i = ranges.next(thread); i >= 0; i = ranges.next(thread)) {
+          const int64_t block = i / panels, panel = i % panels, tile = block * tiles.block;
+          if (block != transformed)
+            transform(own, tiles, tile, std::min(tiles.count, tile + tiles.block), rows, v);
+          transformed = block;
+          const int64_t due = norms ? norms->due(tile + tiles.block * (panel + 1) / panels) : 0;
+          WinogradAhead ahead{{}, {}, weight_ahead.share()};
+          if (norms) norms->prefetch(due, ahead);
+          pipeline.multiply(block, panel, params.transformed + panel * panel_size, v, ahead);
+          if (norms) norms->add(due);
         }
       }
     });

@@ -156,11 +156,14 @@ def test_the_number_of_threads_changes_nothing(case: str, threads: None) -> None
         assert all(torch.equal(a, b) for a, b in zip(result, results[0]))
 
 
-def test_threads_that_are_done_take_over_from_others(threads: None) -> None:
-    """With more threads than cores, some have not begun when others end."""
+@pytest.mark.parametrize(("size", "out"), [(64, 16), (24, 160)])
+def test_threads_that_are_done_take_over_from_others(size: int, out: int, threads: None) -> None:
+    """With more threads than cores, some have not begun when others end; the second's shares begin within blocks."""
     values = arguments("whole", torch.float32)
-    values["x"] = torch.randn(1, 64, 27, 64, 64, generator=torch.Generator().manual_seed(0))
-    values |= {"residual": None, "scale": None, "shift": None}
+    generator = torch.Generator().manual_seed(0)
+    values["x"] = torch.randn(1, 64, 27, size, size, generator=generator)
+    values["weight"] = 0.04 * torch.randn(out, 64, 3, 3, generator=generator)
+    values |= {"bias": None, "residual": None, "scale": None, "shift": None}
 
     def results() -> list[Tensor]:
         gradients, *outputs = run("native", values)
