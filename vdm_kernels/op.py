@@ -9,7 +9,8 @@ Beside it, in the op's folder, a backend is a module with a function of the op's
 
 A backward pass is an op too, `<op>_bwd(dout, *arguments of <op>, needs) -> [gradient, ...]`: one gradient per
 differentiable argument, an empty tensor where `needs` is False, for which a backend may give None. Of several outputs
-the first is differentiable, the others are constants. A forward pass saves its arguments and nothing else.
+the first is differentiable, the others are constants; channel statistics that nobody asked for are empty, or None. A
+forward pass saves its arguments and nothing else.
 """
 
 from __future__ import annotations
@@ -256,11 +257,12 @@ class Op:
         return implementation.run(*args)
 
     def _run_registered(self, *args: Any) -> Any:
-        # A registered operator returns tensors only.
+        # A registered operator returns tensors only. What is absent, a gradient or channel statistics, is empty.
         results = self._run(args[:-1], args[-1])
-        if isinstance(results, list):
-            return [args[0].new_empty(0) if result is None else result for result in results]
-        return results
+        if isinstance(results, Tensor):
+            return results
+        dtype = torch.float64 if isinstance(results, tuple) else None
+        return type(results)(args[0].new_empty(0, dtype=dtype) if one is None else one for one in results)
 
     def _is_cuda(self, args: Sequence[Any]) -> bool:
         # The first tensor of an op is never absent.

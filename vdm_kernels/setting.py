@@ -46,14 +46,19 @@ class Held(contextlib.ContextDecorator, Generic[T]):
 
     def __init__(self, setting: Setting[T], value: T) -> None:
         self._setting, self._value = setting, value
+        self._token: contextvars.Token[T] | None = None
 
     def _recreate_cm(self) -> Held[T]:
         return Held(self._setting, self._value)
 
     def __enter__(self) -> None:
+        if self._token is not None:
+            raise RuntimeError("one object holds a setting once at a time: make another for the inner block")
         self._token = self._setting._variable.set(self._value)
         self._setting._traced.value = self._value
 
     def __exit__(self, *error: object) -> None:
-        self._setting._variable.reset(self._token)
+        token, self._token = self._token, None
+        assert token is not None
+        self._setting._variable.reset(token)
         self._setting._traced.value = self._setting._variable.get()

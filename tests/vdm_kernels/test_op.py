@@ -86,7 +86,7 @@ def test_forced_backend_raises_the_reason() -> None:
     with pytest.raises(
         ValueError, match=r"^use_backend: name must be one of native, triton, reference, got 'gpu'$"
     ):
-        use_backend("gpu").__enter__()
+        use_backend("gpu")
 
 
 def test_contexts_nest_and_are_left_after_errors() -> None:
@@ -100,6 +100,21 @@ def test_contexts_nest_and_are_left_after_errors() -> None:
         with pytest.raises(RuntimeError):
             fail()
         assert mechanism.forced_backend() == "native"
+    assert mechanism.forced_backend() is None
+
+
+def test_one_object_holds_a_context_once_at_a_time() -> None:
+    held = use_backend("native")
+    for _ in range(2):
+        with held, pytest.raises(RuntimeError, match="once at a time"), held:
+            pass
+        assert mechanism.forced_backend() is None
+
+    @held
+    def nested(depth: int) -> str | None:
+        return nested(depth - 1) if depth else mechanism.forced_backend()
+
+    assert nested(2) == "native"
     assert mechanism.forced_backend() is None
 
 

@@ -29,7 +29,6 @@ from vdm_kernels.ops.group_norm_silu_conv.winograd import (
 
 # GroupNormArgs, and the tensors that they point to.
 _Norm: TypeAlias = tuple[tuple[float, ...], NormTensors | None]
-_NO_STATISTICS = torch.empty(0, dtype=torch.float64, device="cpu")
 _NO_NORM: _Norm = ((0,) * 10 + (False, 0.0), None)
 
 
@@ -70,7 +69,7 @@ def group_norm_silu_conv(
     eps: float,
     precision: str,
     return_statistics: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """See `vdm_kernels.group_norm_silu_conv`; videos are channels-last, scale and shift (B, C) or (B, F, C)."""
     affine = (norm_weight, norm_bias, scale, shift)
     if x.is_cuda:
@@ -90,11 +89,10 @@ def group_norm_silu_conv(
         if not (makes_them and C.winograd_makes_statistics(winograd, batch * frames)):
             statistics = joint_statistics(x, x2)
     y = _empty_video(x, weight.shape[0], height, width)
+    y_statistics = None
     if return_statistics:
         rows = (batch, frames, weight.shape[0], 2)
         y_statistics = torch.empty(rows, dtype=torch.float64, device=x.device)
-    else:
-        y_statistics = _NO_STATISTICS
     _convolve(
         _video(x, x2),
         _norm(x, *affine, statistics, num_groups, norm_scope, eps),
@@ -104,7 +102,7 @@ def group_norm_silu_conv(
         y,
         bias,
         residual,
-        y_statistics if return_statistics else None,
+        y_statistics,
     )
     return y, y_statistics
 
