@@ -190,7 +190,7 @@ def _video(x: Tensor, x2: Tensor | None = None) -> tuple[int, ...]:
 
 def _empty_video(like: Tensor, channels: int, height: int, width: int) -> Tensor:
     batch, _, frames, _, _ = like.shape
-    # The strides of torch.channels_last_3d; given its name, torch.empty takes 20 µs more where caches are cold.
+    # The strides of torch.channels_last_3d; given its name, torch.empty is slower where caches are cold.
     strides = (frames * height * width * channels, 1, height * width * channels, width * channels, channels)
     shape = (batch, channels, frames, height, width)
     return torch.empty_strided(shape, strides, dtype=like.dtype, device=like.device)
