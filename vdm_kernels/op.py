@@ -277,6 +277,7 @@ class Op:
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         *args, ctx.backend = inputs
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*(arg if isinstance(arg, Tensor) else None for arg in args))
         ctx.constants = [None if isinstance(arg, Tensor) else arg for arg in args]
         if isinstance(output, tuple):
@@ -285,6 +286,8 @@ class Op:
     def _run_backward(self, ctx: Any, *grads: Any) -> tuple[Any, ...]:
         if self.backward is None:
             raise RuntimeError(f"{self.name}: has no gradient")
+        if grads[0] is None:
+            return (None,) * (len(ctx.constants) + 1)
         args = [
             constant if saved is None else saved for saved, constant in zip(ctx.saved_tensors, ctx.constants)
         ]

@@ -18,7 +18,9 @@ struct Rows {
   int64_t channels;
 
   VDM_MEMBER F32 read(int64_t pixel, int64_t c, int lanes) const {
-    return load_partial(x, dtype, pixel * channels + c, lanes);
+    const int64_t at = pixel * channels + c;
+    prefetch(static_cast<const char*>(x) + (at + kRows * channels) * size_of(dtype));  // of the next rows
+    return load_partial(x, dtype, at, lanes);
   }
 };
 

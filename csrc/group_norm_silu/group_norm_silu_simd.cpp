@@ -2,9 +2,12 @@
 // the gradient of the statistics needs, and computes the activation again instead of storing anything.
 //
 // Pixels are taken in the order of memory, kRows at a time, so that a channel's values are loaded once for
-// kRows independent vectors. About 25 operations each in one dependent chain: every stage is done for all of
-// them before the next, because a processor's scheduler cannot look past the end of a chain that long.
+// kRows independent vectors: about 25 operations each in one dependent chain (activation_simd.h). What the
+// next kRows pixels need is prefetched: the processor's own prefetcher stops at pages, and is late for what
+// is in the L3 cache.
 #include "group_norm_silu/group_norm_silu_simd.h"
+
+#include <type_traits>
 
 #include "common/activation_simd.h"
 #include "common/convert_simd.h"
@@ -15,21 +18,20 @@ namespace {
 
 constexpr int kRows = 8;
 
-// Calls body(pixel, rows, c, lanes) for every vector of channels of every `rows` pixels.
+// Calls body(pixel, rows, c, lanes) for every vector of channels of every `rows` pixels, a constant: kRows
+// or 1.
 template <typename Body>
 VDM_INLINE void each_vector(const NormedPixels& p, const Body& body) {
   const int64_t channels = p.channels, end = p.end;
   const int64_t whole = channels / kLanes * kLanes;
   const int rest = static_cast<int>(channels - whole);
+  const auto each_of_rows = [&](int64_t pixel, auto rows) VDM_LAMBDA {
+    for (int64_t c = 0; c < whole; c += kLanes) body(pixel, rows, c, kLanes);
+    if (rest != 0) body(pixel, rows, whole, rest);
+  };
   int64_t pixel = p.begin;
-  for (; pixel + kRows <= end; pixel += kRows) {
-    for (int64_t c = 0; c < whole; c += kLanes) body(pixel, kRows, c, kLanes);
-    if (rest != 0) body(pixel, kRows, whole, rest);
-  }
-  for (; pixel < end; ++pixel) {
-    for (int64_t c = 0; c < whole; c += kLanes) body(pixel, 1, c, kLanes);
-    if (rest != 0) body(pixel, 1, whole, rest);
-  }
+  for (; pixel + kRows <= end; pixel += kRows) each_of_rows(pixel, std::integral_constant<int, kRows>());
+  for (; pixel < end; ++pixel) each_of_rows(pixel, std::integral_constant<int, 1>());
 }
 
 VDM_INLINE F32 channels_at(const float* values, int64_t c, int lanes) {
@@ -55,6 +57,7 @@ class Reader {
   VDM_MEMBER int64_t index(int64_t pixel) const { return pixel * p_.channels + c_; }
   VDM_MEMBER F32 gain() const { return gain_; }
   VDM_MEMBER Normed read(int64_t pixel) const {
+    prefetch(static_cast<const char*>(p_.x) + index(pixel + kRows) * size_of(p_.dtype));
     const F32 x = load_partial(p_.x, p_.dtype, index(pixel), lanes_) - center_;
     return {x, fma(x, gain_, offset_)};
   }
@@ -66,30 +69,30 @@ class Reader {
   F32 center_, gain_, offset_;
 };
 
-// x - center and dz of `rows` pixels' channels.
-VDM_INLINE void read_gradients(const Reader& reader, const ActivationGradient& g, int64_t pixel, int rows,
-                               int64_t c, int lanes, F32 x[kRows], F32 dz[kRows]) {
-#pragma GCC unroll 8
-  for (int row = 0; row < rows; ++row) {
+// x - center and dz of some pixels' channels.
+template <int kCount>
+VDM_INLINE void read_gradients(const Reader& reader, const ActivationGradient& g, int64_t pixel, int64_t c,
+                               int lanes, F32 (&x)[kCount], F32 (&dz)[kCount]) {
+  each_of<kCount>([&](int row) VDM_LAMBDA {
     const Normed normed = reader.read(pixel + row);
     x[row] = normed.x;
     dz[row] = normed.u;
-  }
+  });
   const auto gradient = [&](int row) VDM_LAMBDA {
-    return load_partial(g.data, g.dtype, (pixel + row) * g.channels + g.first_channel + c, lanes);
+    const int64_t at = (pixel + row) * g.channels + g.first_channel + c;
+    prefetch(static_cast<const char*>(g.data) + (at + kRows * g.channels) * size_of(g.dtype));
+    return load_partial(g.data, g.dtype, at, lanes);
   };
   if (g.of_u) {
-#pragma GCC unroll 8
-    for (int row = 0; row < rows; ++row) dz[row] = gradient(row);
-    return;
+    each_of<kCount>([&](int row) VDM_LAMBDA { dz[row] = gradient(row); });
+  } else {
+    silu_derivative(dz);
+    each_of<kCount>([&](int row) VDM_LAMBDA { dz[row] = dz[row] * gradient(row); });
   }
-#pragma GCC unroll 8
-  for (int row = 0; row < rows; ++row) dz[row] = silu_derivative(dz[row]);
-#pragma GCC unroll 8
-  for (int row = 0; row < rows; ++row) dz[row] = dz[row] * gradient(row);
 }
 
-// Calls body with copies whose types are constants; the rare pairs of different types share one.
+// Calls body with copies whose types, and of which the gradient is, are constants; the rare pairs of
+// different types share one.
 template <typename Body>
 VDM_INLINE void with_constants(NormedPixels p, ActivationGradient gradient, const Body& body) {
   if (p.dtype != gradient.dtype) {
@@ -100,7 +103,13 @@ VDM_INLINE void with_constants(NormedPixels p, ActivationGradient gradient, cons
     NormedPixels typed = p;
     ActivationGradient typed_gradient = gradient;
     typed.dtype = typed_gradient.dtype = dtype;
-    body(typed, typed_gradient);
+    if (gradient.of_u) {
+      typed_gradient.of_u = true;
+      body(typed, typed_gradient);
+    } else {
+      typed_gradient.of_u = false;
+      body(typed, typed_gradient);
+    }
   });
 }
 
@@ -110,16 +119,14 @@ void group_norm_silu(const NormedPixels& pixels, const PixelOutput& a) {
   with_constant(pixels.dtype, [=](DType dtype) VDM_LAMBDA {
     NormedPixels p = pixels;
     p.dtype = dtype;
-    each_vector(p, [=](int64_t pixel, int rows, int64_t c, int lanes) VDM_LAMBDA {
+    each_vector(p, [=](int64_t pixel, auto rows, int64_t c, int lanes) VDM_LAMBDA {
       const Reader reader(p, c, lanes);
-      F32 u[kRows];
-#pragma GCC unroll 8
-      for (int row = 0; row < rows; ++row) u[row] = reader.read(pixel + row).u;
-#pragma GCC unroll 8
-      for (int row = 0; row < rows; ++row) u[row] = silu(u[row]);
-#pragma GCC unroll 8
-      for (int row = 0; row < rows; ++row)
+      F32 u[rows];
+      each_of<rows>([&](int row) VDM_LAMBDA { u[row] = reader.read(pixel + row).u; });
+      silu(u);
+      each_of<rows>([&](int row) VDM_LAMBDA {
         store_partial(a.data, p.dtype, reader.index(pixel + row), u[row], lanes, a.stream);
+      });
     });
   });
   if (a.stream) stream_fence();
@@ -132,15 +139,14 @@ void group_norm_silu_bwd_sums(const NormedPixels& pixels, const ActivationGradie
     store(dz_x_sum + c, splat(0.0f));
   }
   with_constants(pixels, gradient, [=](const NormedPixels& p, const ActivationGradient& g) VDM_LAMBDA {
-    each_vector(p, [=](int64_t pixel, int rows, int64_t c, int lanes) VDM_LAMBDA {
+    each_vector(p, [=](int64_t pixel, auto rows, int64_t c, int lanes) VDM_LAMBDA {
       const Reader reader(p, c, lanes);
-      F32 x[kRows], dz[kRows], sum = splat(0.0f), x_sum = sum;
-      read_gradients(reader, g, pixel, rows, c, lanes, x, dz);
-#pragma GCC unroll 8
-      for (int row = 0; row < rows; ++row) {
+      F32 x[rows], dz[rows], sum = splat(0.0f), x_sum = sum;
+      read_gradients(reader, g, pixel, c, lanes, x, dz);
+      each_of<rows>([&](int row) VDM_LAMBDA {
         sum = sum + dz[row];
         x_sum = fma(dz[row], x[row], x_sum);
-      }
+      });
       store(dz_sum + c, load(dz_sum + c) + sum);
       store(dz_x_sum + c, load(dz_x_sum + c) + x_sum);
     });
@@ -150,16 +156,15 @@ void group_norm_silu_bwd_sums(const NormedPixels& pixels, const ActivationGradie
 void group_norm_silu_bwd_dx(const NormedPixels& pixels, const ActivationGradient& gradient,
                             const float* slope, const float* constant, const PixelOutput& dx) {
   with_constants(pixels, gradient, [=](const NormedPixels& p, const ActivationGradient& g) VDM_LAMBDA {
-    each_vector(p, [=](int64_t pixel, int rows, int64_t c, int lanes) VDM_LAMBDA {
+    each_vector(p, [=](int64_t pixel, auto rows, int64_t c, int lanes) VDM_LAMBDA {
       const Reader reader(p, c, lanes);
       const F32 slopes = channels_at(slope, c, lanes), constants = channels_at(constant, c, lanes);
-      F32 x[kRows], dz[kRows];
-      read_gradients(reader, g, pixel, rows, c, lanes, x, dz);
-#pragma GCC unroll 8
-      for (int row = 0; row < rows; ++row) {
+      F32 x[rows], dz[rows];
+      read_gradients(reader, g, pixel, c, lanes, x, dz);
+      each_of<rows>([&](int row) VDM_LAMBDA {
         const F32 out = fma(reader.gain(), dz[row], fma(slopes, x[row], constants));
         store_partial(dx.data, p.dtype, reader.index(pixel + row), out, lanes, dx.stream);
-      }
+      });
     });
   });
   if (dx.stream) stream_fence();

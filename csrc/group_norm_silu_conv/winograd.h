@@ -61,7 +61,7 @@ struct WinogradConvParams {
   Statistic* statistics;     // (images, channels, 2) of the output: mean, biased variance; or null
   // Where the output is the gradient of an activation, that activation: the output becomes dz, the gradient
   // of what SiLU is applied to, and its statistics are sums, of dz and of dz (x - center). Else x is null.
-  // The channels of x, where there is x2, are a multiple of 16.
+  // It has the output's dtype; the channels of x, where there is x2, are a multiple of 16.
   ConvInput activation;
   // The weight, whose elements are dense, is read between the products: a caller who is not sure that
   // `transformed` is of these bytes is told.

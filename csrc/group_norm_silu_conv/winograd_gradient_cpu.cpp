@@ -3,7 +3,7 @@
 // the gradient of the statistics needs; one pass then makes dx of dz and x. Both are still in the cache: dy
 // and x are read from memory once, dx is written once. Two exceptions: with weights that are not given,
 // which are made once, all images are taken at once; and where a vector of channels may be of both x
-// and x2, the convolution leaves da, and one more pass adds up the sums.
+// and x2, or x has another type than dy, the convolution leaves da, and one more pass adds up the sums.
 #include <algorithm>
 #include <memory>
 #include <numeric>
@@ -68,7 +68,7 @@ void input_gradient(const WinogradInputGradientParams& params, int64_t group, Gr
                                 height,  width,   norm.x_channels, channels,
                                 nullptr, nullptr, nullptr};
   // Else what is called dz is da.
-  const bool fused = norm.x2 == nullptr || norm.x_channels % kVector == 0;
+  const bool fused = norm.dtype == norm.da_dtype && (norm.x2 == nullptr || norm.x_channels % kVector == 0);
   const std::unique_ptr<Statistic[]> sums(new Statistic[static_cast<size_t>(group * channels * 2)]);
   each_group([&](int64_t first, int64_t count) {
     WinogradConvParams conv{};

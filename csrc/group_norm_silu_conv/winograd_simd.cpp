@@ -38,14 +38,19 @@ VDM_INLINE void activate_channels(const void* x, DType dtype, int64_t offset, in
     s[v] = load_partial(shift + v * kLanes, count);
   }
   for (int64_t p = 0; p < pixels; ++p) {
+    F32 a[kVectors];
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = offset + p * x_pixel + v * kLanes;
       prefetch(static_cast<const char*>(x) + (at + kPixelsAhead * x_pixel) * size_of(dtype));
-      const F32 a = count == kLanes ? load(x, dtype, at) : load_partial(x, dtype, at, count);
-      const F32 activated = kActivate ? silu(fma(a - c[v], g[v], s[v])) : a;
+      a[v] = count == kLanes ? load(x, dtype, at) : load_partial(x, dtype, at, count);
+      if (kActivate) a[v] = fma(a[v] - c[v], g[v], s[v]);
+    }
+    if (kActivate) silu(a);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
       float* to = out + p * out_pixel + v * kLanes;
-      count == kLanes ? store(to, activated) : store_partial(to, activated, count);
+      count == kLanes ? store(to, a[v]) : store_partial(to, a[v], count);
     }
   }
 }
@@ -269,7 +274,6 @@ VDM_INLINE void store_tile(const ConvOutput& out, DType dtype, TilePixels<kSize,
 // tile.
 struct NormedVector {
   const void* x;
-  DType dtype;
   int64_t at, row_stride, pixel_stride;
   F32 center, gain, offset;
 };
@@ -286,17 +290,28 @@ VDM_INLINE void store_gradient_tile(const ConvOutput& out, DType dtype, TilePixe
                                     int lanes, GradientSums& sums) {
   const int64_t pixel = out.channels, row = out.width * pixel;
   F32 sum = splat(0.0f), x_sum = sum;
-  pixels.each([&](int i, int j) VDM_LAMBDA {
-    const int64_t from = normed.at + i * normed.row_stride + j * normed.pixel_stride;
-    const F32 x =
-        (kWhole ? load(normed.x, normed.dtype, from) : load_partial(normed.x, normed.dtype, from, lanes)) -
-        normed.center;
-    const F32 dz = da[i][j] * silu_derivative(fma(x, normed.gain, normed.offset));
-    const int64_t at = offset + i * row + j * pixel;
-    kWhole ? store(out.y, dtype, at, dz, out.stream) : store_partial(out.y, dtype, at, dz, lanes);
-    sum = sum + dz;
-    x_sum = fma(dz, x, x_sum);
-  });
+#pragma GCC unroll 4
+  for (int i = 0; i < (kWhole ? kSize : pixels.rows); ++i) {
+    F32 x[kSize], derivative[kSize];
+#pragma GCC unroll 4
+    for (int j = 0; j < kSize; ++j) {
+      const int64_t from = normed.at + i * normed.row_stride + j * normed.pixel_stride;
+      x[j] = kWhole               ? load(normed.x, dtype, from)
+             : j < pixels.columns ? load_partial(normed.x, dtype, from, lanes)
+                                  : normed.center;
+      x[j] = x[j] - normed.center;
+      derivative[j] = fma(x[j], normed.gain, normed.offset);
+    }
+    silu_derivative(derivative);
+#pragma GCC unroll 4
+    for (int j = 0; j < (kWhole ? kSize : pixels.columns); ++j) {
+      const F32 dz = da[i][j] * derivative[j];
+      const int64_t at = offset + i * row + j * pixel;
+      kWhole ? store(out.y, dtype, at, dz, out.stream) : store_partial(out.y, dtype, at, dz, lanes);
+      sum = sum + dz;
+      x_sum = fma(dz, x[j], x_sum);
+    }
+  }
   sums.dz = sums.dz + sum;
   sums.dz_x = sums.dz_x + x_sum;
 }
@@ -410,7 +425,6 @@ class OutputStage {
     const bool second = channel >= in.channels1;
     const int64_t channels = second ? in.channels - in.channels1 : in.channels1;
     return {second ? in.x2 : in.x,
-            in.dtype,
             place.pixel * channels + (second ? channel - in.channels1 : channel),
             in.width * channels,
             channels,
@@ -566,6 +580,7 @@ void winograd_multiply(const WinogradMultiply& conv, const WinogradTiles& tiles,
     }
     const FingerprintShare weight = weight_share(products.ahead.weight, i, matrices);
     lines.add(weight.data, weight.stripes * kFingerprintStripe / 64);
+    lines.add(made.m + begin * tiles.m_row, (output_end - begin) * tiles.m_row / kHalfPanel);
     multiply(conv, tiles, v, products, i, lines);
     mix_stripes(weight);
     output.store_tiles(begin, output_end);

@@ -164,6 +164,27 @@ def test_gradients_of_gradients(backend: str) -> None:
     assert second.tolist() == [12.0, -24.0]
 
 
+class GradientCut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("backend", ["native", "triton", "reference"])
+def test_no_backward_pass_where_no_gradient_arrives(backend: str) -> None:
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    with use_backend(backend):
+        y = SCALED_CUBE(x, 2.0)
+    with record_backends() as record:
+        GradientCut.apply(y).sum().backward()
+    assert record == []
+    assert x.grad is None
+
+
 def test_functional_transforms_go_through_the_reference() -> None:
     def loss(x: Tensor) -> Tensor:
         result: Tensor = SCALED_CUBE(x, 2.0).sum()
