@@ -22,7 +22,7 @@ FORMATS = {
     "h264.mp4": ("libx264", "yuv420p", {"g": "12", "bf": "3"}),
     "mpeg4.mov": ("mpeg4", "yuv420p", {"g": "12", "bf": "2"}),
     "hevc.mp4": ("libx265", "yuv420p", {"g": "12", "x265-params": "log-level=none"}),
-    "open_gop.mkv": ("libx264", "yuv420p", {"g": "12", "x264-params": "open-gop=1:bframes=3"}),
+    "open_gop.mkv": ("libx264", "yuv420p", {"g": "12", "x264-params": "open-gop=1:bframes=3:mbtree=0"}),
     "vp9.webm": ("libvpx-vp9", "yuv420p", {"g": "12", "cpu-used": "8"}),
     "vp8.webm": ("libvpx", "yuv420p", {"g": "12", "cpu-used": "8"}),
     "mpeg4.avi": ("mpeg4", "yuv420p", {"g": "12"}),
