@@ -19,7 +19,7 @@ struct Rows {
 
   VDM_MEMBER F32 read(int64_t pixel, int64_t c, int lanes) const {
     const int64_t at = pixel * channels + c;
-    prefetch(static_cast<const char*>(x) + (at + kRows * channels) * size_of(dtype));  // of the next rows
+    prefetch(x, dtype, at + kRows * channels);  // of the next rows
     return load_partial(x, dtype, at, lanes);
   }
 };

@@ -36,6 +36,11 @@ VDM_INLINE void store(void* tensor, DType dtype, int64_t i, F32 a, bool streams 
     store_or_stream(static_cast<uint16_t*>(tensor) + i, narrow(a, dtype == DType::kBFloat16), streams);
 }
 
+// Brings element i nearer. It need not exist.
+VDM_INLINE void prefetch(const void* tensor, DType dtype, int64_t i) {
+  prefetch(static_cast<const char*>(tensor) + i * size_of(dtype));
+}
+
 // Elements i to i + count; where `count` is known to be kLanes, this is the same as load and store.
 VDM_INLINE F32 load_partial(const void* tensor, DType dtype, int64_t i, int count) {
   if (count == kLanes) return load(tensor, dtype, i);

@@ -57,7 +57,7 @@ class Reader {
   VDM_MEMBER int64_t index(int64_t pixel) const { return pixel * p_.channels + c_; }
   VDM_MEMBER F32 gain() const { return gain_; }
   VDM_MEMBER Normed read(int64_t pixel) const {
-    prefetch(static_cast<const char*>(p_.x) + index(pixel + kRows) * size_of(p_.dtype));
+    prefetch(p_.x, p_.dtype, index(pixel + kRows));
     const F32 x = load_partial(p_.x, p_.dtype, index(pixel), lanes_) - center_;
     return {x, fma(x, gain_, offset_)};
   }
@@ -80,7 +80,7 @@ VDM_INLINE void read_gradients(const Reader& reader, const ActivationGradient& g
   });
   const auto gradient = [&](int row) VDM_LAMBDA {
     const int64_t at = (pixel + row) * g.channels + g.first_channel + c;
-    prefetch(static_cast<const char*>(g.data) + (at + kRows * g.channels) * size_of(g.dtype));
+    prefetch(g.data, g.dtype, at + kRows * g.channels);
     return load_partial(g.data, g.dtype, at, lanes);
   };
   if (g.of_u) {

@@ -42,7 +42,7 @@ VDM_INLINE void activate_channels(const void* x, DType dtype, int64_t offset, in
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = offset + p * x_pixel + v * kLanes;
-      prefetch(static_cast<const char*>(x) + (at + kPixelsAhead * x_pixel) * size_of(dtype));
+      prefetch(x, dtype, at + kPixelsAhead * x_pixel);
       a[v] = count == kLanes ? load(x, dtype, at) : load_partial(x, dtype, at, count);
       if (kActivate) a[v] = fma(a[v] - c[v], g[v], s[v]);
     }
